@@ -1,0 +1,42 @@
+PYTHON ?= python3
+
+python := .venv/bin/python
+installed := .venv/installed
+cpp_files := $(shell find csrc python -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+build_files := setup.py CMakeLists.txt $(shell find csrc python -type f)
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(installed)  ## make .venv, with the package installed in place, or bring it up to date
+
+test: $(installed)  ## run the tests
+	$(python) -m pytest tests
+
+bench: $(installed)  ## run the benchmark's quick form
+	$(python) -m pvt_kernels bench --quick
+
+bench-full: $(installed)  ## run the whole benchmark
+	$(python) -m pvt_kernels bench
+
+lint: $(installed)  ## check style and formatting
+	$(python) -m ruff check
+	$(python) -m ruff format --check
+	.venv/bin/clang-format --dry-run --Werror $(cpp_files)
+
+format: $(installed)  ## format the code
+	$(python) -m ruff check --fix
+	$(python) -m ruff format
+	.venv/bin/clang-format -i $(cpp_files)
+
+clean:  ## remove everything that was built; .venv keeps its packages
+	rm -rf build dist pvt_kernels.egg-info pvt_kernels/_C.*.so pvt_kernels/_C.*.pyd $(installed)
+	rm -rf .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find pvt_kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(installed): pyproject.toml $(build_files)
+	test -x $(python) || $(PYTHON) -m venv .venv
+	$(python) -m pip install --editable '.[dev]'
+	touch $@
+
+.PHONY: help venv test bench bench-full lint format clean

@@ -1,0 +1,20 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace pvt_kernels {
+
+struct BuildInfo {
+  std::string version;
+  std::string compiler;
+  std::string build_type;
+  std::optional<std::string> cuda;          // version of nvcc
+  std::vector<std::string> cuda_archs;      // machine code as "sm_80", PTX as "compute_120"
+  std::optional<std::string> cuda_missing;  // the reason, exactly when there is no `cuda`
+};
+
+BuildInfo build_info();
+
+}  // namespace pvt_kernels

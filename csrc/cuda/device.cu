@@ -1,0 +1,107 @@
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "build_info.h"
+#include "cuda/device.h"
+
+namespace pvt_kernels {
+namespace {
+
+// Compiled for the same architectures as every kernel of the build, so it stands for them all.
+__global__ void probe() {}
+
+std::string describe(cudaError_t error) {
+  return std::string(cudaGetErrorString(error)) + " (" + cudaGetErrorName(error) + ")";
+}
+
+void check(cudaError_t error, const char* call) {
+  if (error == cudaSuccess) return;
+  // Reported here; left in place, it would also fail the next call of another library.
+  cudaGetLastError();
+  throw std::runtime_error(std::string(call) + " failed: " + describe(error));
+}
+
+int device_count() {
+  // Without a driver the runtime reports a driver that is too old, which misleads.
+  int driver = 0;
+  check(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+  if (driver == 0) throw std::runtime_error("no CUDA driver is installed");
+
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorNoDevice) {
+    cudaGetLastError();
+    return 0;
+  }
+  check(error, "cudaGetDeviceCount");
+  return count;
+}
+
+bool says_no_usable_code(cudaError_t error) {
+  return error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
+         error == cudaErrorUnsupportedPtxVersion || error == cudaErrorInvalidPtx ||
+         error == cudaErrorJitCompilerNotFound || error == cudaErrorJitCompilationDisabled;
+}
+
+void find_code(CudaDevice& device) {
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, probe);
+  if (says_no_usable_code(error)) {
+    cudaGetLastError();
+    device.code_missing = describe(error);
+    return;
+  }
+  check(error, "cudaFuncGetAttributes");
+
+  const std::vector<std::string> archs = build_info().cuda_archs;
+  const std::string machine_code = "sm_" + std::to_string(attributes.binaryVersion);
+  const bool compiled = std::find(archs.begin(), archs.end(), machine_code) != archs.end();
+  device.code = compiled ? machine_code : "compute_" + std::to_string(attributes.ptxVersion);
+}
+
+// Puts the caller's current device back, also when an error is thrown.
+class CurrentDevice {
+ public:
+  CurrentDevice() { check(cudaGetDevice(&previous_), "cudaGetDevice"); }
+  ~CurrentDevice() { cudaSetDevice(previous_); }
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+  void set(int index) { check(cudaSetDevice(index), "cudaSetDevice"); }
+
+ private:
+  int previous_ = 0;
+};
+
+CudaDevice inspect(int index) {
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
+
+  CudaDevice device;
+  device.name = properties.name;
+  device.major = properties.major;
+  device.minor = properties.minor;
+  device.multiprocessors = properties.multiProcessorCount;
+  device.shared_memory_per_block = static_cast<int>(properties.sharedMemPerBlockOptin);
+  find_code(device);
+  return device;
+}
+
+}  // namespace
+
+std::vector<CudaDevice> cuda_devices() {
+  std::vector<CudaDevice> devices;
+  const int count = device_count();
+  if (count == 0) return devices;
+
+  CurrentDevice current;
+  for (int index = 0; index < count; ++index) {
+    current.set(index);
+    devices.push_back(inspect(index));
+  }
+  return devices;
+}
+
+}  // namespace pvt_kernels

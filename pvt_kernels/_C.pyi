@@ -1,0 +1,21 @@
+from typing import TypedDict
+
+class BuildInfo(TypedDict):
+    version: str
+    compiler: str
+    build_type: str
+    cuda: str | None
+    cuda_archs: list[str]
+    cuda_missing: str | None
+
+class CudaDevice(TypedDict):
+    name: str
+    compute_capability: tuple[int, int]
+    multiprocessors: int
+    shared_memory_per_block: int
+    code: str | None
+    code_missing: str | None
+
+def build_info() -> BuildInfo: ...
+def cpu_features() -> dict[str, bool]: ...
+def cuda_devices() -> list[CudaDevice]: ...

@@ -1,0 +1,53 @@
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "build_info.h"
+#include "cpu/features.h"
+#include "cuda/device.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace {
+
+py::dict build_info() {
+  const pvt_kernels::BuildInfo info = pvt_kernels::build_info();
+  return py::dict("version"_a = info.version, "compiler"_a = info.compiler,
+                  "build_type"_a = info.build_type, "cuda"_a = info.cuda,
+                  "cuda_archs"_a = info.cuda_archs, "cuda_missing"_a = info.cuda_missing);
+}
+
+py::list cuda_devices() {
+  std::vector<pvt_kernels::CudaDevice> devices;
+  {
+    py::gil_scoped_release release;  // creating contexts takes seconds on a large machine
+    devices = pvt_kernels::cuda_devices();
+  }
+  py::list result;
+  for (const pvt_kernels::CudaDevice& device : devices) {
+    result.append(py::dict("name"_a = device.name,
+                           "compute_capability"_a = py::make_tuple(device.major, device.minor),
+                           "multiprocessors"_a = device.multiprocessors,
+                           "shared_memory_per_block"_a = device.shared_memory_per_block,
+                           "code"_a = device.code, "code_missing"_a = device.code_missing));
+  }
+  return result;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "The compiled part of pvt_kernels.";
+  m.def("build_info", &build_info,
+        "How this module was built: version, compiler, build_type, cuda (nvcc's version or None), "
+        "cuda_archs (the code it holds) and cuda_missing (None, or why it has no CUDA).");
+  m.def("cpu_features", &pvt_kernels::cpu_features,
+        "Instruction sets that both this CPU and its operating system support, by the names in "
+        "/proc/cpuinfo.");
+  m.def("cuda_devices", &cuda_devices,
+        "The visible CUDA devices: name, compute_capability, multiprocessors, "
+        "shared_memory_per_block (bytes, opt-in), code (which of this build's code it runs, or "
+        "None) and code_missing (None, or why it runs none). Creates a context on each device. "
+        "Raises RuntimeError when built without CUDA, without a driver, or when the CUDA runtime "
+        "reports an error.");
+}
