@@ -1,0 +1,19 @@
+"""Fused spatial-reduction attention (SRA), the attention of Pyramid Vision Transformers."""
+
+from importlib.metadata import version as _version
+
+from pvt_kernels.backends import Decision, explain, use_backend
+from pvt_kernels.layers import SRAttention
+from pvt_kernels.ops.attention.op import attention
+from pvt_kernels.ops.spatial_reduction.op import spatial_reduction
+
+__version__ = _version("pvt_kernels")
+
+__all__ = [
+    "Decision",
+    "SRAttention",
+    "attention",
+    "explain",
+    "spatial_reduction",
+    "use_backend",
+]

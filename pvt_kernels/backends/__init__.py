@@ -1,0 +1,31 @@
+"""Which implementation of an op runs, and why the others don't."""
+
+from pvt_kernels.backends.base import (
+    AttentionInputs,
+    Backend,
+    Inputs,
+    SpatialReductionInputs,
+)
+from pvt_kernels.backends.registry import (
+    BACKEND_NAMES,
+    Decision,
+    choose,
+    decide,
+    explain,
+    get,
+    use_backend,
+)
+
+__all__ = [
+    "BACKEND_NAMES",
+    "AttentionInputs",
+    "Backend",
+    "Decision",
+    "Inputs",
+    "SpatialReductionInputs",
+    "choose",
+    "decide",
+    "explain",
+    "get",
+    "use_backend",
+]

@@ -1,0 +1,17 @@
+"""The definition, run through the same operators as the kernels: for tests, on any device."""
+
+from typing import ClassVar
+
+from pvt_kernels.backends.base import AttentionInputs, Backend, Inputs
+from pvt_kernels.ops.attention import reference as attention
+from pvt_kernels.ops.spatial_reduction import reference as spatial_reduction
+
+
+class ReferenceBackend(Backend):
+    name = "reference"
+    implementations: ClassVar = {"attention": attention, "spatial_reduction": spatial_reduction}
+
+    def not_supported_reasons(self, inputs: Inputs) -> list[str]:
+        if isinstance(inputs, AttentionInputs) and inputs.dropout_p > 0:
+            return [f"attention dropout is active (dropout_p={inputs.dropout_p})"]
+        return []

@@ -1,0 +1,204 @@
+"""The choice of a backend: one priority list a device type, one place that decides."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
+
+from pvt_kernels.backends.base import Backend, Inputs, describe
+from pvt_kernels.backends.reference import ReferenceBackend
+from pvt_kernels.backends.sdpa import SdpaBackend
+
+BACKEND_NAMES = ("cuda", "triton", "cpu", "sdpa", "reference")
+# the backends that are PyTorch's and not this package's kernels
+PYTORCH_NAMES = ("sdpa", "reference")
+BACKENDS: dict[str, Backend] = {b.name: b for b in (SdpaBackend(), ReferenceBackend())}
+
+_ENVIRONMENT_VARIABLE = "PVT_KERNELS_BACKEND"
+# process-wide, as PyTorch's own sdpa_kernel() is, so that torch.compile can guard on it
+_forced: str | None = None
+_warned: set[tuple[str, str]] = set()
+_recorded: ContextVar[list[Decision] | None] = ContextVar("recorded", default=None)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which backend a call runs on, and for every backend the reasons why it can't or doesn't."""
+
+    inputs: Inputs
+    backend: str | None
+    reasons: dict[str, list[str]]
+
+    def __str__(self) -> str:
+        lines = [f"{describe(self.inputs)}: {self.backend or 'no backend can run it'}"]
+        for name, reasons in self.reasons.items():
+            lines.append(f"  {name}: {'; '.join(reasons) or 'can run'}")
+        return "\n".join(lines)
+
+
+def priority(device: torch.device) -> tuple[str, ...]:
+    """The backends that may be chosen for tensors on `device`, the preferred first."""
+    if device.type == "cpu":
+        return ("cpu", "sdpa", "reference")
+    # ROCm builds of PyTorch call their devices "cuda" too
+    if device.type == "cuda" and torch.version.cuda is not None:
+        # Triton's dot has no tensor cores below compute capability 8.0
+        if torch.cuda.get_device_capability(device) < (8, 0):
+            return ("cuda", "sdpa", "reference")
+        return ("triton", "cuda", "sdpa", "reference")
+    return ("sdpa", "reference")
+
+
+def get(name: str) -> Backend:
+    """The backend of that name, as returned by `select`."""
+    return BACKENDS[name]
+
+
+def forced() -> str | None:
+    """The backend that use_backend() or PVT_KERNELS_BACKEND asks for, if either does."""
+    if _forced is not None:
+        return _forced
+    name = os.environ.get(_ENVIRONMENT_VARIABLE)
+    if not name:
+        return None
+    _check_name(name, f"the environment variable {_ENVIRONMENT_VARIABLE}")
+    return name
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Force every op of this package onto one backend, in the whole process.
+
+    A call that the backend can't run raises RuntimeError with all reasons. Takes precedence over
+    the environment variable PVT_KERNELS_BACKEND.
+
+    Args:
+        name: "cuda", "triton", "cpu", "sdpa" or "reference".
+
+    Raises:
+        ValueError: for another name.
+    """
+    _check_name(name, "use_backend: name")
+    global _forced
+    previous, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = previous
+
+
+def decide(inputs: Inputs) -> Decision:
+    """The choice for one call: the forced backend, else the first of the priority list that can.
+
+    Raises:
+        ValueError: if PVT_KERNELS_BACKEND names no backend.
+    """
+    names = priority(inputs.device)
+    able = {name: _not_supported_reasons(name, inputs) for name in BACKEND_NAMES}
+    wanted = forced()
+    candidates = names if wanted is None else (wanted,)
+    chosen = next((name for name in candidates if not able[name]), None)
+    reasons = {}
+    for name in (*names, *(name for name in BACKEND_NAMES if name not in names)):
+        reasons[name] = list(able[name])
+        if name not in names and name != wanted:
+            reasons[name].append(f"never chosen for tensors on {inputs.device.type}")
+    return Decision(inputs, chosen, reasons)
+
+
+def select(inputs: Inputs) -> str:
+    """The name of the backend that runs such a call.
+
+    Warns once for each op and device type when PyTorch's own functions stand in for kernels of
+    this package.
+
+    Raises:
+        RuntimeError: if a backend is forced and can't run the call, with everyone's reasons.
+        ValueError: if PVT_KERNELS_BACKEND names no backend.
+    """
+    decision = decide(inputs)
+    record = _recorded.get()
+    if record is not None and decision not in record:
+        record.append(decision)
+    if decision.backend is None:
+        raise RuntimeError(f"the forced backend {forced()!r} can't run this call.\n{decision}")
+    if forced() is None:
+        _warn_of_fallback(decision)
+    return decision.backend
+
+
+def choose(kind: type[Inputs], *facts: object) -> str:
+    """`select(kind(*facts))`, made once while torch.compile traces the caller.
+
+    The compiled code keeps the answer, and compiles anew when use_backend() changes.
+    """
+    return _choose(kind, _forced, *facts)
+
+
+# dynamo runs it as plain Python; it guards on `forced` because `choose` reads it while traced
+@torch.compiler.assume_constant_result
+def _choose(kind: type[Inputs], forced: str | None, *facts: object) -> str:
+    return select(kind(*facts))
+
+
+def explain(fn: Callable[..., object], *args: object, **kwargs: object) -> list[Decision]:
+    """Which backend runs each op inside `fn(*args, **kwargs)`, and why the others don't.
+
+    Runs `fn` on fake tensors: nothing is computed, and no parameter, buffer or random state
+    changes. `fn` may be an op of this package, a layer or a whole model:
+
+        print(*pvt_kernels.explain(layer, x, H, W), sep="\\n")
+
+    Returns:
+        One Decision for each different call, in the order of their first use.
+
+    Raises:
+        RuntimeError: if a backend is forced and can't run a call, with everyone's reasons.
+    """
+    decisions: list[Decision] = []
+    token = _recorded.set(decisions)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            fn(
+                *tree_map_only(torch.Tensor, mode.from_tensor, args),
+                **tree_map_only(torch.Tensor, mode.from_tensor, kwargs),
+            )
+    finally:
+        _recorded.reset(token)
+    return decisions
+
+
+def _not_supported_reasons(name: str, inputs: Inputs) -> list[str]:
+    if name not in BACKENDS:
+        return [f"this version has no {name} kernels"]
+    return BACKENDS[name].not_supported_reasons(inputs)
+
+
+def _warn_of_fallback(decision: Decision) -> None:
+    key = (decision.inputs.op, decision.inputs.device.type)
+    if decision.backend not in PYTORCH_NAMES or key in _warned:
+        return
+    kernels = [n for n in priority(decision.inputs.device) if n not in PYTORCH_NAMES]
+    passed_over = [n for n in kernels if n in BACKENDS]
+    if not passed_over:
+        return
+    _warned.add(key)
+    reasons = "; ".join(f"{name}: {', '.join(decision.reasons[name])}" for name in passed_over)
+    warnings.warn(
+        f"pvt_kernels: {describe(decision.inputs)} falls back to PyTorch's own functions "
+        f"(backend {decision.backend!r}), because {reasons}",
+        stacklevel=2,
+    )
+
+
+def _check_name(name: str, argument: str) -> None:
+    if name not in BACKEND_NAMES:
+        raise ValueError(f"{argument} must be one of {', '.join(BACKEND_NAMES)}, got {name!r}")

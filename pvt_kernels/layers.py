@@ -1,0 +1,123 @@
+"""Spatial-reduction attention as a layer: the drop-in for the Attention of PVT and PVTv2."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pvt_kernels.ops import autocast, checks
+from pvt_kernels.ops.attention.op import attention
+from pvt_kernels.ops.spatial_reduction.op import spatial_reduction
+
+LINEAR_SRA_POOL_SIZE = 7
+
+
+class SRAttention(nn.Module):
+    """Multi-head attention whose keys and values come from a spatially reduced feature map.
+
+        q = x Wq,  y = LayerNorm(Conv2d(x, kernel = stride = sr_ratio)),  k, v = split(y Wkv)
+        out = concat_heads(softmax(q k^T * scale) v) Wo
+
+    Wang et al., "Pyramid Vision Transformer", ICCV 2021, equations 2 to 5. With `linear`, the
+    linear SRA of PVTv2 (Wang et al., 2022, section 3.1): y = GELU(LayerNorm(Conv1x1(pool7x7(x)))).
+    Arguments, parameter names and results are those of the original code's Attention.
+
+    Args:
+        dim: channels C, a multiple of num_heads.
+        num_heads: heads; head_dim = dim // num_heads.
+        qkv_bias: whether the query, key and value projections have a bias.
+        qk_scale: factor of the scores; head_dim ** -0.5 if None or 0, as in the original.
+        attn_drop: probability of zeroing an attention weight in training, in [0, 1). Above 0,
+            training runs on the backend "sdpa".
+        proj_drop: probability of zeroing an output in training, in [0, 1].
+        sr_ratio: R, by which height and width are reduced; 1 means no reduction.
+        linear: PVTv2's linear SRA, whatever sr_ratio is.
+
+    Raises:
+        ValueError: for arguments out of range; the message says which.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        sr_ratio: int = 1,
+        linear: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, size in (("dim", dim), ("num_heads", num_heads), ("sr_ratio", sr_ratio)):
+            checks.check_size("SRAttention", name, size, least=1)
+        if dim % num_heads != 0:
+            raise ValueError(
+                f"SRAttention: dim must be divisible by num_heads, got {dim} and {num_heads}"
+            )
+        if not 0.0 <= attn_drop < 1.0:
+            raise ValueError(f"SRAttention: attn_drop must be in [0, 1), got {attn_drop}")
+
+        self.dim = dim
+        self.num_heads = num_heads
+        self.scale = qk_scale or (dim // num_heads) ** -0.5
+        self.sr_ratio = sr_ratio
+        self.linear = linear
+
+        self.q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.kv = nn.Linear(dim, dim * 2, bias=qkv_bias)
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+        if linear:
+            self.pool = nn.AdaptiveAvgPool2d(LINEAR_SRA_POOL_SIZE)
+            self.sr = nn.Conv2d(dim, dim, kernel_size=1)
+            self.norm = nn.LayerNorm(dim)
+            self.act = nn.GELU()
+        elif sr_ratio > 1:
+            self.sr = nn.Conv2d(dim, dim, kernel_size=sr_ratio, stride=sr_ratio)
+            self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        """Attention of every token to the reduced map.
+
+        Args:
+            x: tokens (B, N, C), N = H*W, row-major over (H, W); any strides. Where nothing is
+                reduced (sr_ratio 1 and not linear) N may be anything, such as H*W + 1.
+            H, W: height and width of the map in tokens, each at least sr_ratio.
+
+        Returns:
+            (B, N, C).
+
+        Raises:
+            ValueError: for shapes, devices or sizes that don't fit; the message says which.
+            TypeError: for dtypes that don't fit.
+            RuntimeError: if a forced backend can't run the call.
+        """
+        checks.check_rank("SRAttention", "x", x, "(B, N, C)")
+        checks.check_shape("SRAttention", "x", x, "(B, N, C)", (*x.shape[:2], self.dim))
+        checks.check_dtype("SRAttention", "x", x, checks.DTYPES)
+        if isinstance(self.q, nn.Linear) and not autocast.is_enabled(x):
+            checks.check_like("SRAttention", "x", x, "the layer's parameters", self.q.weight)
+        B, N, C = x.shape
+        heads = self.num_heads
+        y = self._reduce(x, H, W)
+        q = self.q(x).reshape(B, N, heads, C // heads)
+        k, v = self.kv(y).reshape(B, y.shape[1], 2, heads, C // heads).unbind(2)
+        o = attention(q, k, v, self.scale, self.attn_drop.p if self.training else 0.0)
+        return self.proj_drop(self.proj(o.reshape(B, N, C)))
+
+    def _reduce(self, x: Tensor, H: int, W: int) -> Tensor:
+        """The tokens (B, M, C) that keys and values are made of."""
+        if not self.linear and self.sr_ratio == 1:
+            return x
+        checks.check_map("SRAttention", x, H, W, least=1 if self.linear else self.sr_ratio)
+        if self.linear:
+            image = x.transpose(1, 2).reshape(*x.shape[::2], H, W)
+            pooled = self.pool(image)
+            tokens, (h, w) = pooled.flatten(2).transpose(1, 2), pooled.shape[2:]
+            return self.act(self._conv_norm(tokens, h, w))
+        return self._conv_norm(x, H, W)
+
+    def _conv_norm(self, x: Tensor, H: int, W: int) -> Tensor:
+        sr, norm = self.sr, self.norm
+        return spatial_reduction(x, H, W, sr.weight, sr.bias, norm.weight, norm.bias, norm.eps)

@@ -1,0 +1,1 @@
+"""Softmax attention of N queries over M keys."""
