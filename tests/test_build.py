@@ -1,0 +1,188 @@
+"""The compiled module, what it says about itself, and how the build chooses CUDA."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pvt_kernels import _C
+
+ROOT = Path(__file__).resolve().parent.parent
+X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+X86_FEATURES = {
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512dq",
+    "avx512bw",
+    "avx512vl",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_bf16",
+}
+
+
+def test_build_info_is_complete():
+    info = _C.build_info()
+    assert set(info) == {"version", "compiler", "build_type", "cuda", "cuda_archs", "cuda_missing"}
+    assert info["version"] == importlib.metadata.version("pvt_kernels")
+    assert re.fullmatch(r"\w+ \d+(\.\d+)+", info["compiler"])
+    assert info["build_type"] in ("Release", "Debug")
+
+
+def test_build_info_has_cuda_or_a_reason():
+    info = _C.build_info()
+    if info["cuda"] is None:
+        assert info["cuda_missing"]
+        assert info["cuda_archs"] == []
+    else:
+        assert info["cuda_missing"] is None
+        assert re.fullmatch(r"\d+\.\d+\.\d+", info["cuda"])
+        *machine_code, ptx = info["cuda_archs"]
+        versions = [int(arch.removeprefix("sm_")) for arch in machine_code]
+        assert versions == sorted(set(versions))
+        assert ptx == f"compute_{versions[-1]}"
+
+
+@pytest.mark.skipif(not X86_64, reason="these names are x86-64's")
+def test_cpu_features_of_x86():
+    assert set(_C.cpu_features()) == X86_FEATURES
+
+
+@pytest.mark.skipif(not X86_64, reason="only x86-64's features are looked up in /proc/cpuinfo")
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no /proc/cpuinfo here")
+def test_cpu_features_agree_with_the_kernel():
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    listed = set(flags[1].split())
+    assert _C.cpu_features() == {name: name in listed for name in X86_FEATURES}
+
+
+def test_cuda_devices_or_a_readable_error():
+    info = _C.build_info()
+    devices, error = [], None
+    try:
+        devices = _C.cuda_devices()
+    except RuntimeError as caught:
+        error = str(caught)
+    if info["cuda"] is None:
+        assert error == f"pvt_kernels was built without CUDA: {info['cuda_missing']}"
+    elif error is not None:
+        assert re.fullmatch(r"no CUDA driver is installed|cuda\w+ failed: .+ \(\w+\)", error)
+    for device in devices:
+        assert device["name"]
+        assert device["compute_capability"] >= (3, 0)
+        assert device["multiprocessors"] > 0
+        assert device["shared_memory_per_block"] >= 48 * 1024
+        assert (device["code"] is None) == bool(device["code_missing"])
+        assert device["code"] is None or device["code"] in info["cuda_archs"]
+
+
+def test_module_loads_alone_and_sees_no_hidden_device():
+    """Loaded from its file, so that no library of PyTorch's is there to lean on."""
+    program = f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location("_C", {_C.__file__!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+try:
+    print(len(module.cuda_devices()), "devices")
+except RuntimeError as error:
+    print("error:", error)
+"""
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(("0 devices", "error: "))
+
+
+@pytest.fixture
+def configure(tmp_path):
+    """Configures the build in an empty folder: configure(PATH=..., ...) -> CompletedProcess."""
+    cmake = pytest.importorskip("cmake", reason="cmake is not installed here: pip install cmake")
+    pybind11 = pytest.importorskip("pybind11", reason="pybind11 is not installed here")
+    ninja = shutil.which(
+        "ninja", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    )
+    if ninja is None:
+        pytest.skip("ninja is not installed here: pip install ninja")
+
+    def run(**environment: str) -> subprocess.CompletedProcess:
+        command = [
+            *(Path(cmake.CMAKE_BIN_DIR, "cmake"), "-S", ROOT, "-B", tmp_path, "-G", "Ninja"),
+            f"-DCMAKE_MAKE_PROGRAM={ninja}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        ]
+        return subprocess.run(
+            command,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return run
+
+
+def words(text: str) -> str:
+    """Without the line breaks that CMake puts into its messages."""
+    return " ".join(text.split())
+
+
+@pytest.fixture
+def fake_nvcc(tmp_path):
+    """A stand-in for nvcc that runs the given shell lines: fake_nvcc(lines) -> its folder."""
+    if os.name != "posix":
+        pytest.skip("the stand-in for nvcc is a shell script")
+
+    def make(lines: str) -> str:
+        folder = tmp_path / "fake"
+        folder.mkdir()
+        nvcc = folder / "nvcc"
+        nvcc.write_text(f"#!/bin/sh\n{lines}\n")
+        nvcc.chmod(0o755)
+        return os.pathsep.join([str(folder), os.environ["PATH"]])
+
+    return make
+
+
+# What nvcc answers when asked, and success for all else.
+LISTS_ARCHS = 'if [ "$1" = --list-gpu-arch ]; then echo compute_60 compute_80 compute_90; fi'
+
+
+def test_none_builds_without_cuda_and_says_why(configure, tmp_path):
+    run = configure(PVT_KERNELS_CUDA_ARCHS="none")
+    assert run.returncode == 0, run.stdout
+    reason = "PVT_KERNELS_CUDA_ARCHS=none"
+    assert f"building without CUDA: {reason}" in run.stdout
+    config = (tmp_path / "generated" / "build_config.h").read_text()
+    assert f'#define PVT_KERNELS_CUDA_MISSING "{reason}"' in config
+    assert '#define PVT_KERNELS_CUDA_ARCHS ""' in config
+
+
+@pytest.mark.parametrize(
+    ("given", "named"), [("12", "12"), ("80;12", "12"), ("90, 60", "60"), ("off", "off")]
+)
+def test_architecture_that_nvcc_lacks_is_an_error(configure, fake_nvcc, given, named):
+    run = configure(PVT_KERNELS_CUDA_ARCHS=given, PATH=fake_nvcc(LISTS_ARCHS))
+    assert run.returncode != 0
+    message = words(run.stdout)
+    assert f"PVT_KERNELS_CUDA_ARCHS={given} names {named}, which" in message
+    assert "Accepted: none, or any of 80 90." in message
+
+
+def test_nvcc_that_cannot_compile_is_an_error_with_a_way_out(configure, fake_nvcc):
+    run = configure(PATH=fake_nvcc("echo unsupported host compiler >&2; exit 1"))
+    assert run.returncode != 0
+    message = words(run.stdout)
+    assert "nvcc was found but cannot compile: unsupported host compiler" in message
+    assert "set PVT_KERNELS_CUDA_ARCHS=none to build without CUDA" in message
