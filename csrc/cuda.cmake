@@ -87,6 +87,8 @@ list(APPEND CMAKE_CUDA_ARCHITECTURES ${newest_arch}-virtual)
 list(TRANSFORM archs PREPEND "sm_" OUTPUT_VARIABLE cuda_archs)
 list(APPEND cuda_archs compute_${newest_arch})
 
+# In a folder configured before, CMake would go on with the nvcc that it found then.
+file(REMOVE "${CMAKE_PLATFORM_INFO_DIR}/CMakeCUDACompiler.cmake")
 set(CMAKE_CUDA_COMPILER "${nvcc}")
 enable_language(CUDA)
 set(cuda_version "${CMAKE_CUDA_COMPILER_VERSION}")

@@ -1,6 +1,7 @@
 """The compiled module, what it says about itself, and how the build chooses CUDA."""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -49,6 +50,28 @@ def test_build_info_has_cuda_or_a_reason():
         versions = [int(arch.removeprefix("sm_")) for arch in machine_code]
         assert versions == sorted(set(versions))
         assert ptx == f"compute_{versions[-1]}"
+
+
+def find_cuobjdump() -> str | None:
+    """From PATH, or the one that Triton brings."""
+    folders = [os.environ["PATH"]]
+    if spec := importlib.util.find_spec("triton"):
+        folders.append(str(Path(spec.origin).parent / "backends" / "nvidia" / "bin"))
+    return shutil.which("cuobjdump", path=os.pathsep.join(folders))
+
+
+@pytest.mark.skipif(_C.build_info()["cuda"] is None, reason="built without CUDA")
+@pytest.mark.skipif(find_cuobjdump() is None, reason="no cuobjdump on PATH or in triton")
+def test_module_holds_the_code_that_it_lists():
+    listing = subprocess.run(
+        [find_cuobjdump(), "--list-elf", "--list-ptx", _C.__file__],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    machine_code = set(re.findall(r"\.(sm_\d+)\.cubin", listing))
+    ptx = {f"compute_{arch}" for arch in re.findall(r"\.sm_(\d+)\.ptx", listing)}
+    assert machine_code | ptx == set(_C.build_info()["cuda_archs"])
 
 
 @pytest.mark.skipif(not X86_64, reason="these names are x86-64's")
