@@ -20,7 +20,7 @@ class AttentionInputs:
     device: torch.device
     dtype: torch.dtype
     head_dim: int
-    dropout_p: float
+    dropout: bool
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ Inputs = AttentionInputs | SpatialReductionInputs
 
 
 def describe(inputs: Inputs) -> str:
-    """`attention(device=cpu, dtype=torch.float32, head_dim=64, dropout_p=0.0)`."""
+    """`attention(device=cpu, dtype=torch.float32, head_dim=64, dropout=False)`."""
     facts = ", ".join(f"{f.name}={getattr(inputs, f.name)}" for f in fields(inputs))
     return f"{inputs.op}({facts})"
 

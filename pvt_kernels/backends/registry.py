@@ -138,7 +138,8 @@ def select(inputs: Inputs) -> str:
 def choose(kind: type[Inputs], *facts: object) -> str:
     """`select(kind(*facts))`, made once while torch.compile traces the caller.
 
-    The compiled code keeps the answer, and compiles anew when use_backend() changes.
+    The compiled code keeps the answer, and compiles anew when use_backend() changes. Facts must
+    be constants: of a size that dynamic shapes may make symbolic, pass operator.index(size).
     """
     return _choose(kind, _forced, *facts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 
 import torch
 from torch import Tensor
@@ -41,7 +42,8 @@ def attention(
     _check(q, k, v, scale)
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"attention: dropout_p must be in [0, 1), got {dropout_p}")
-    name = choose(AttentionInputs, q.device, q.dtype, q.shape[-1], dropout_p)
+    head_dim = operator.index(q.shape[-1])
+    name = choose(AttentionInputs, q.device, q.dtype, head_dim, not dropout_p <= 0)
     backend = get(name)
     if backend.composite:
         return backend.implementations["attention"].attention(q, k, v, scale, dropout_p)
@@ -134,5 +136,6 @@ def _check(q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
     for name, tensor in (("k", k), ("v", v)):
         checks.check_shape("attention", name, tensor, "(B, M, heads, d)", (B, M, heads, d))
         checks.check_like("attention", name, tensor, "q", q)
-    if not math.isfinite(scale):
+    # not math.isfinite: torch.compile can't trace it for a symbolic scale
+    if not -math.inf < scale < math.inf:
         raise ValueError(f"attention: scale must be finite, got {scale}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 
 import torch
 from torch import Tensor
@@ -48,7 +49,8 @@ def spatial_reduction(
     checks.check_rank("spatial_reduction", "x", x, "(B, H*W, C)")
     x, weight, bias = autocast.cast(x, weight, bias)
     _check(x, H, W, weight, bias, norm_weight, norm_bias, eps)
-    name = choose(SpatialReductionInputs, x.device, x.dtype, x.shape[-1], weight.shape[-1])
+    C, R = operator.index(x.shape[-1]), operator.index(weight.shape[-1])
+    name = choose(SpatialReductionInputs, x.device, x.dtype, C, R)
     backend = get(name)
     arguments = (x, H, W, weight, bias, norm_weight, norm_bias, eps)
     if backend.composite:

@@ -47,9 +47,9 @@ def forward(
     accumulate = torch.promote_types(x.dtype, torch.float32)
     patches = _gather(x, H, W, weight.shape[-1]).to(accumulate)
     z = patches @ _matrix(weight).to(accumulate) + bias
-    variance, mean = torch.var_mean(z, dim=-1, keepdim=True, correction=0)
-    rstd = (variance + eps).rsqrt()
-    normalized = (z - mean) * rstd
+    centred = z - z.mean(-1, keepdim=True)
+    rstd = (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
+    normalized = centred * rstd
     y = normalized * norm_weight + norm_bias
     return y.to(x.dtype), normalized, rstd.squeeze(-1)
 

@@ -1,0 +1,173 @@
+"""The choice of a backend: priorities, forcing, fallback and explain()."""
+
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import pvt_kernels
+from pvt_kernels.backends import AttentionInputs, SpatialReductionInputs, decide, registry
+from pvt_kernels.backends.base import Backend
+from pvt_kernels.ops.attention import reference as attention_reference
+
+CPU_ATTENTION = AttentionInputs(torch.device("cpu"), torch.float32, 64, False)
+
+
+class PickyBackend(Backend):
+    """A kernel backend for the CPU's attention that takes fp32 and nothing else."""
+
+    name = "cpu"
+    implementations = {"attention": attention_reference}  # noqa: RUF012
+
+    def not_supported_reasons(self, inputs):
+        reasons = []
+        if inputs.op != "attention":
+            reasons.append(f"no kernel for {inputs.op}")
+        if inputs.dtype != torch.float32:
+            reasons.append(f"dtype {inputs.dtype} is not torch.float32")
+        return reasons
+
+
+@pytest.fixture
+def picky_backend(monkeypatch):
+    monkeypatch.setitem(registry.BACKENDS, "cpu", PickyBackend())
+    monkeypatch.setattr(registry, "_warned", set())
+
+
+def random_qkv(dtype=torch.float32):
+    q = torch.randn(1, 6, 2, 8, dtype=dtype)
+    k, v = torch.randn(2, 1, 4, 2, 8, dtype=dtype)
+    return q, k, v
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [
+        ((7, 0), ("cuda", "sdpa", "reference")),
+        ((7, 5), ("cuda", "sdpa", "reference")),
+        ((8, 0), ("triton", "cuda", "sdpa", "reference")),
+        ((9, 0), ("triton", "cuda", "sdpa", "reference")),
+    ],
+)
+def test_priority_by_compute_capability(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert registry.priority(torch.device("cuda", 0)) == expected
+
+
+def test_priority_without_nvidia_gpu(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert registry.priority(torch.device("cuda", 0)) == ("sdpa", "reference")
+    assert registry.priority(torch.device("mps")) == ("sdpa", "reference")
+    assert registry.priority(torch.device("cpu")) == ("cpu", "sdpa", "reference")
+
+
+def test_the_first_that_can_is_chosen(picky_backend):
+    assert decide(CPU_ATTENTION).backend == "cpu"
+    half = AttentionInputs(torch.device("cpu"), torch.float16, 64, False)
+    assert decide(half).backend == "sdpa"
+
+
+def test_decision_lists_every_backend_with_its_reasons():
+    decision = decide(CPU_ATTENTION)
+    assert set(decision.reasons) == set(pvt_kernels.backends.BACKEND_NAMES)
+    assert decision.reasons["sdpa"] == []
+    assert "never chosen for tensors on cpu" in decision.reasons["triton"]
+    for name, reasons in decision.reasons.items():
+        assert f"{name}: {'; '.join(reasons) or 'can run'}" in str(decision)
+
+
+def test_use_backend_forces_and_restores():
+    before = decide(CPU_ATTENTION).backend
+    with pvt_kernels.use_backend("reference"):
+        assert decide(CPU_ATTENTION).backend == "reference"
+        with pvt_kernels.use_backend("sdpa"):
+            assert decide(CPU_ATTENTION).backend == "sdpa"
+        assert decide(CPU_ATTENTION).backend == "reference"
+    assert decide(CPU_ATTENTION).backend == before
+
+
+def test_environment_variable_forces_and_use_backend_wins(monkeypatch):
+    monkeypatch.setenv("PVT_KERNELS_BACKEND", "reference")
+    assert decide(CPU_ATTENTION).backend == "reference"
+    with pvt_kernels.use_backend("sdpa"):
+        assert decide(CPU_ATTENTION).backend == "sdpa"
+
+
+def test_unknown_names_say_what_is_accepted(monkeypatch):
+    accepted = "must be one of cuda, triton, cpu, sdpa, reference, got 'flash'"
+    with pytest.raises(ValueError, match=f"use_backend: name {accepted}"):
+        pvt_kernels.use_backend("flash").__enter__()
+    monkeypatch.setenv("PVT_KERNELS_BACKEND", "flash")
+    with pytest.raises(ValueError, match=f"PVT_KERNELS_BACKEND {accepted}"):
+        pvt_kernels.attention(*random_qkv())
+
+
+def test_a_forced_backend_that_cannot_run_raises_with_all_reasons(picky_backend):
+    with (
+        pvt_kernels.use_backend("cpu"),
+        pytest.raises(RuntimeError, match="forced backend 'cpu' can't run") as raised,
+    ):
+        pvt_kernels.attention(*random_qkv(torch.float64))
+    message = str(raised.value)
+    assert "dtype torch.float64 is not torch.float32" in message
+    assert "attention(device=cpu, dtype=torch.float64, head_dim=8, dropout=False)" in message
+    for name in pvt_kernels.backends.BACKEND_NAMES:
+        assert f"  {name}: " in message
+
+
+def test_fallback_warns_once_with_the_reasons(picky_backend):
+    half = random_qkv(torch.float16)
+    with pytest.warns(UserWarning, match=r"falls back.*'sdpa'.*torch\.float16 is not") as caught:
+        pvt_kernels.attention(*half)
+        pvt_kernels.attention(*half)
+    assert len(caught) == 1
+
+
+def test_no_warning_where_a_kernel_runs_or_a_backend_is_forced(picky_backend):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pvt_kernels.attention(*random_qkv())
+        with pvt_kernels.use_backend("sdpa"):
+            pvt_kernels.attention(*random_qkv(torch.float16))
+
+
+def test_explain_lists_the_ops_of_a_layer_without_running_it():
+    layer = pvt_kernels.SRAttention(16, 2, sr_ratio=2, attn_drop=0.1, proj_drop=0.1)
+    x = torch.randn(2, 24, 16)
+    state = torch.get_rng_state()
+    reduction, attention = pvt_kernels.explain(layer, x, 4, 6)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert reduction.inputs == SpatialReductionInputs(x.device, x.dtype, 16, 2)
+    assert attention.inputs == AttentionInputs(x.device, x.dtype, 8, True)
+
+
+def test_active_attention_dropout_runs_on_sdpa_and_explain_says_so():
+    layer = pvt_kernels.SRAttention(16, 2, attn_drop=0.1)
+    (training,) = pvt_kernels.explain(layer, torch.randn(2, 24, 16), 4, 6)
+    assert training.backend == "sdpa"
+    assert training.reasons["reference"] == ["attention dropout is active"]
+    (evaluation,) = pvt_kernels.explain(layer.eval(), torch.randn(2, 24, 16), 4, 6)
+    assert not evaluation.inputs.dropout
+    assert evaluation.reasons["reference"] == []
+
+
+def test_the_backward_runs_on_the_forwards_backend(monkeypatch):
+    calls = []
+
+    def recording(name):
+        def backward(*args):
+            calls.append(name)
+            return attention_reference.backward(*args)
+
+        return SimpleNamespace(forward=attention_reference.forward, backward=backward)
+
+    monkeypatch.setattr(PickyBackend, "implementations", {"attention": recording("cpu")})
+    monkeypatch.setitem(registry.BACKENDS, "cpu", PickyBackend())
+    q, k, v = (t.requires_grad_() for t in random_qkv())
+    with pvt_kernels.use_backend("cpu"):
+        o = pvt_kernels.attention(q, k, v)
+    with pvt_kernels.use_backend("reference"):
+        o.sum().backward()
+    assert calls == ["cpu"]

@@ -1,0 +1,275 @@
+"""The attention op on every backend that runs here, against the definition in fp64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.library import opcheck
+from torch.utils.flop_counter import FlopCounterMode
+
+from pvt_kernels import attention, use_backend
+from pvt_kernels.backends import AttentionInputs
+from pvt_kernels.ops.attention import reference
+
+from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
+from .cases import BACKEND_PARAMS, LOW_DTYPES, skip_unless_supported
+
+# (B, N, M, heads, d)
+SHAPES = (
+    (2, 96, 40, 2, 64),
+    (1, 190, 95, 5, 32),
+    (3, 1, 2, 1, 8),
+    (1, 7, 33, 3, 40),
+    (1, 50, 50, 1, 128),
+)
+
+
+def random_inputs(B, N, M, heads, d, dtype=torch.float32, spread=1.0):
+    """q, k, v as a layer has them: k and v are strided halves of one projection."""
+    q = spread * torch.randn(B, N, heads, d)
+    kv = torch.randn(B, M, 2, heads, d)
+    return [t.to(dtype) for t in (q, *kv.unbind(2))]
+
+
+def check_against_oracle(backend, *shape, dtype, scale=None, spread=1.0):
+    skip_unless_supported(backend, AttentionInputs(torch.device("cpu"), dtype, shape[-1], False))
+    factor = shape[-1] ** -0.5 if scale is None else scale
+
+    def definition(q, k, v):
+        return reference.attention(q, k, v, factor)
+
+    def op(q, k, v):
+        with use_backend(backend):
+            return attention(q, k, v, scale)
+
+    samples = []
+    B, N, _, heads, d = shape
+    for _ in range(samples_for_a_ratio(rows=B * N * heads)):
+        inputs = random_inputs(*shape, dtype=dtype, spread=spread)
+        samples.append((inputs, torch.randn(B, N, heads, d)))
+    check_error_budget(op, definition, samples, names=("o", "dq", "dk", "dv"))
+
+
+@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
+def test_error_budget(backend, shape, dtype):
+    check_against_oracle(backend, *shape, dtype=dtype)
+
+
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
+def test_error_budget_where_few_keys_dominate(backend):
+    check_against_oracle(backend, 1, 64, 48, 2, 32, dtype=torch.float32, scale=0.5, spread=8.0)
+
+
+@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
+def test_a_single_key_takes_all(backend, dtype):
+    # its weight is 1 whatever the score: no gradient for q and k, but for what rounding leaves
+    # of dP - delta, a difference of equal sums of products of do and v
+    skip_unless_supported(backend, AttentionInputs(torch.device("cpu"), dtype, 32, False))
+    q, k, v = random_inputs(3, 5, 1, 2, 32, dtype=dtype)
+    with use_backend(backend):
+        o, dq, dk, dv = with_gradients(attention, (q, k, v), torch.randn(3, 5, 2, 32))
+    assert torch.equal(o, v.expand_as(o))
+    noise = 32 * torch.finfo(dtype).eps
+    assert dq.abs().max() < noise
+    assert dk.abs().max() < noise
+    assert dv.abs().max() > 1
+
+
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
+def test_fp64(backend):
+    skip_unless_supported(backend, AttentionInputs(torch.device("cpu"), torch.float64, 16, False))
+    inputs = random_inputs(2, 30, 17, 3, 16, dtype=torch.float64)
+    do = torch.randn(2, 30, 3, 16, dtype=torch.float64)
+    with use_backend(backend):
+        actual = with_gradients(attention, inputs, do)
+    expected = with_gradients(lambda q, k, v: reference.attention(q, k, v, 0.25), inputs, do)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    backend=st.sampled_from(BACKEND_PARAMS),
+    shape=st.tuples(
+        st.integers(1, 3),
+        st.integers(1, 70),
+        st.integers(2, 70),
+        st.integers(1, 4),
+        st.integers(1, 20),
+    ),
+    dtype=st.sampled_from(LOW_DTYPES),
+)
+def test_error_budget_of_any_shape(backend, shape, dtype):
+    *sizes, eighths = shape
+    check_against_oracle(backend, *sizes, 8 * eighths, dtype=dtype)
+
+
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
+def test_gradcheck(backend):
+    inputs = [t.requires_grad_() for t in random_inputs(2, 5, 3, 2, 4, dtype=torch.float64)]
+    with use_backend(backend):
+        assert torch.autograd.gradcheck(lambda q, k, v: attention(q, k, v, 0.7), inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_opcheck(dtype):
+    q, k, v = (t.requires_grad_() for t in random_inputs(2, 6, 4, 2, 8, dtype=dtype))
+    opcheck(torch.ops.pvt_kernels.attention_forward, (q, k, v, 0.3, "reference"))
+    with torch.no_grad():
+        o, lse = torch.ops.pvt_kernels.attention_forward(q, k, v, 0.3, "reference")
+        arguments = (torch.randn_like(o), q.detach(), k.detach(), v.detach(), o, lse)
+        opcheck(torch.ops.pvt_kernels.attention_backward, (*arguments, 0.3, "reference"))
+
+
+def test_lse_is_the_log_of_the_sum_of_exponentials():
+    q, k, v = random_inputs(2, 6, 4, 2, 8)
+    _, lse = torch.ops.pvt_kernels.attention_forward(q, k, v, 0.3, "reference")
+    scores = torch.einsum("bnhd,bmhd->bhnm", q.double(), k.double()) * 0.3
+    torch.testing.assert_close(lse, scores.exp().sum(-1).log().float())
+
+
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
+def test_an_expanded_gradient_gives_that_of_ones(backend):
+    q, k, v = (t.requires_grad_() for t in random_inputs(2, 6, 4, 2, 8))
+    with use_backend(backend):
+        o = attention(q, k, v)
+    expanded = torch.autograd.grad(o.sum(), (q, k, v), retain_graph=True)
+    for actual, expected in zip(
+        expanded, torch.autograd.grad(o, (q, k, v), torch.ones_like(o)), strict=True
+    ):
+        torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
+def test_strided_inputs_give_what_contiguous_ones_do(backend):
+    q, k, v = random_inputs(2, 12, 6, 2, 8)
+    strided = (
+        q.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0),
+        k.transpose(1, 3).contiguous().transpose(1, 3),
+        torch.cat((v, v), dim=-1)[..., 8:],
+    )
+    assert not any(t.is_contiguous() for t in strided)
+    do = torch.randn(2, 8, 2, 12).permute(0, 3, 2, 1)
+    with use_backend(backend):
+        expected = with_gradients(attention, [t.contiguous() for t in (q, k, v)], do)
+        actual = with_gradients(attention, strided, do)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e)
+
+
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
+def test_scores_of_ten_thousand_stay_finite(backend):
+    q, k, v = random_inputs(1, 16, 9, 2, 16)
+    outputs = with_gradients(
+        lambda *qkv: attention(*qkv, scale=1e4), (q, k, v), torch.randn(1, 16, 2, 16)
+    )
+    with use_backend(backend):
+        assert all(t.isfinite().all() for t in outputs)
+    # one key takes it all
+    best = torch.einsum("bnhd,bmhd->bhnm", q, k).argmax(-1)
+    picked = v.transpose(1, 2).gather(2, best.unsqueeze(-1).expand(-1, -1, -1, 16))
+    torch.testing.assert_close(outputs[0], picked.transpose(1, 2))
+
+
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
+def test_an_empty_batch_gives_empty_results(backend):
+    q, k, v = random_inputs(0, 6, 4, 2, 8)
+    with use_backend(backend):
+        shapes = [t.shape for t in with_gradients(attention, (q, k, v), torch.empty(0, 6, 2, 8))]
+    assert shapes == [(0, 6, 2, 8), (0, 6, 2, 8), (0, 4, 2, 8), (0, 4, 2, 8)]
+
+
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
+def test_autocast_casts_the_inputs(backend):
+    q, k, v = random_inputs(1, 6, 4, 2, 8)
+    lower = [t.bfloat16() for t in (q, k, v)]
+    with use_backend(backend):
+        expected = attention(*lower)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            actual = attention(q, k.bfloat16(), v)
+    assert actual.dtype == torch.bfloat16
+    assert torch.equal(actual, expected)
+
+
+def test_a_second_derivative_raises_instead_of_being_wrong():
+    q, k, v = (t.requires_grad_() for t in random_inputs(1, 6, 4, 2, 8))
+    with use_backend("reference"):
+        (dq,) = torch.autograd.grad(attention(q, k, v).sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="attention_backward"):
+        dq.sum().backward()
+
+
+def test_dropout_drops_weights():
+    q, k, v = random_inputs(1, 64, 48, 2, 16)
+    dropped = attention(q, k, torch.ones_like(v), dropout_p=0.5)
+    # each of 48 nearly equal weights counts double or not at all
+    assert dropped.std() > 0.05
+    torch.testing.assert_close(dropped.mean(), torch.tensor(1.0), atol=0.05, rtol=0)
+
+
+def test_flops_are_those_of_the_products():
+    q, k, v = (t.to("meta").requires_grad_() for t in random_inputs(2, 10, 6, 3, 8))
+    with use_backend("reference"), FlopCounterMode(display=False) as forward:
+        o = attention(q, k, v)
+    with FlopCounterMode(display=False) as backward:
+        o.sum().backward()
+    product = 2 * 2 * 3 * 10 * 6 * 8
+    assert forward.get_total_flops() == 2 * product
+    assert backward.get_total_flops() == 5 * product
+
+
+Q, K = (2, 6, 2, 8), (2, 4, 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"q": torch.zeros(6, 2, 8)}, ValueError, r"q must have the shape .* got \(6, 2, 8\)"),
+        ({"q": [1.0]}, TypeError, r"q must be a tensor \(B, N, heads, d\), got list"),
+        ({"q": torch.zeros(2, 0, 2, 8)}, ValueError, "q's N must be at least 1, got 0"),
+        (
+            {"q": torch.zeros(Q).long()},
+            TypeError,
+            r"q must be torch\.float16 or .* got torch\.int64",
+        ),
+        ({"k": torch.zeros(2, 0, 2, 8)}, ValueError, "k's M must be at least 1, got 0"),
+        (
+            {"k": torch.zeros(3, 4, 2, 8)},
+            ValueError,
+            r"k must have .* = \(2, 4, 2, 8\), got \(3, 4, 2, 8\)",
+        ),
+        (
+            {"k": torch.zeros(K).double()},
+            TypeError,
+            r"k must .* torch\.float32, got torch\.float64",
+        ),
+        (
+            {"k": torch.zeros(K, device="meta")},
+            ValueError,
+            "k must be on q's device, cpu, got meta",
+        ),
+        (
+            {"v": torch.zeros(2, 5, 2, 8)},
+            ValueError,
+            r"v must have .* = \(2, 4, 2, 8\), got \(2, 5, 2, 8\)",
+        ),
+        ({"v": torch.zeros(2, 4, 2)}, ValueError, r"v must have .* heads, d\), got \(2, 4, 2\)"),
+        ({"scale": float("nan")}, ValueError, "scale must be finite, got nan"),
+        ({"dropout_p": 1.0}, ValueError, r"dropout_p must be in \[0, 1\), got 1\.0"),
+        ({"dropout_p": -0.1}, ValueError, r"dropout_p must be in \[0, 1\), got -0\.1"),
+    ],
+)
+def test_bad_input(changes, error, message):
+    arguments = {"q": torch.zeros(Q), "k": torch.zeros(K), "v": torch.zeros(K)} | changes
+    with pytest.raises(error, match=f"attention: {message}"):
+        attention(**arguments)
+
+
+def test_the_operators_check_too():
+    q, k = torch.zeros(Q), torch.zeros(K)
+    with pytest.raises(ValueError, match="v must have the shape"):
+        torch.ops.pvt_kernels.attention_forward(q, k, torch.zeros(Q), 1.0, "reference")
+    with pytest.raises(ValueError, match="lse must have the shape"):
+        torch.ops.pvt_kernels.attention_backward(q, q, k, k, q, q, 1.0, "reference")
