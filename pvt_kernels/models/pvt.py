@@ -1,0 +1,147 @@
+"""Pyramid Vision Transformer (Wang et al., ICCV 2021, https://arxiv.org/abs/2102.12122)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pvt_kernels.models.blocks import NORM_EPS, init_linear, tokens_to_map
+from pvt_kernels.models.pyramid import STRIDES, Config, Pyramid
+
+_WIDTHS = (64, 128, 320, 512)
+
+CONFIGS = {
+    "pvt_tiny": Config(_WIDTHS, depths=(2, 2, 2, 2)),
+    "pvt_small": Config(_WIDTHS, depths=(3, 4, 6, 3)),
+    "pvt_medium": Config(_WIDTHS, depths=(3, 4, 18, 3)),
+    "pvt_large": Config(_WIDTHS, depths=(3, 8, 27, 3)),
+    "pvt_huge": Config((128, 256, 512, 768), depths=(3, 10, 60, 3), num_heads=(2, 4, 8, 12)),
+}
+
+
+class PyramidVisionTransformer(Pyramid):
+    """PVT, as a classifier or as a feature pyramid; parameter names are the original code's.
+
+    The pyramid's maps are the stages' outputs, without norm and without the class token, as in
+    the original detection code. It loads classifier checkpoints with strict=True, leaving out
+    their head.*, norm.* and cls_token; `pos_embed4` keeps its row for the class token, which then
+    takes no part.
+
+    Position embeddings belong to the grid that `img_size` gives; on any other grid they are
+    interpolated. (The original code leaves them as they are on other grids of 56 * 56 positions,
+    and so fails on, for example, 448 x 448 images.)
+
+    Args:
+        config: the variant.
+        num_classes: size of the head; 0 for none. Not used with features_only.
+        features_only: return the four stages' maps instead of class scores.
+        img_size: side, or (height, width), of the images that the position embeddings are for.
+        in_chans: channels of the images.
+        drop_rate: dropout after the position embeddings, the projections and in the MLPs.
+        attn_drop_rate: dropout of attention probabilities.
+        drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
+
+    Raises:
+        ValueError: num_classes, img_size or a rate is out of range.
+    """
+
+    classifier_names = frozenset({"head", "norm", "cls_token"})
+
+    def __init__(
+        self,
+        config: Config,
+        num_classes: int = 1000,
+        features_only: bool = False,
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__(
+            config,
+            overlapping=False,
+            # patches and reduction windows are left out where incomplete: one must be whole
+            min_size=max(s * r for s, r in zip(STRIDES, config.sr_ratios, strict=True)),
+            num_classes=num_classes,
+            features_only=features_only,
+            in_chans=in_chans,
+            drop_rate=drop_rate,
+            attn_drop_rate=attn_drop_rate,
+            drop_path_rate=drop_path_rate,
+        )
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        if min(height, width) < self.min_size:
+            raise ValueError(f"img_size must be at least {self.min_size}, got {img_size}")
+        self.grids = [(height // stride, width // stride) for stride in STRIDES]
+        for i, (H, W) in enumerate(self.grids):
+            positions = H * W + 1 if i == 3 else H * W
+            pos_embed = nn.Parameter(torch.empty(1, positions, config.embed_dims[i]))
+            self.register_parameter(f"pos_embed{i + 1}", pos_embed)
+            nn.init.trunc_normal_(pos_embed, std=0.02)
+        self.pos_drop = nn.Dropout(drop_rate)
+        if not features_only:
+            self.norm = nn.LayerNorm(self.num_features, eps=NORM_EPS)
+            self.cls_token = nn.Parameter(torch.empty(1, 1, self.num_features))
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
+        self.apply(init_linear)
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of parameters that the original recipe trains without weight decay."""
+        return {"cls_token"}
+
+    def _positions(self, stage: int, H: int, W: int) -> torch.Tensor:
+        """Return stage's position embeddings (1, H*W, C), without the class token's."""
+        pos_embed = getattr(self, f"pos_embed{stage + 1}")
+        if stage == 3:
+            pos_embed = pos_embed[:, 1:]
+        grid = self.grids[stage]
+        if grid == (H, W):
+            return pos_embed
+        pos_embed = pos_embed.transpose(1, 2).unflatten(2, grid)
+        pos_embed = F.interpolate(pos_embed, size=(H, W), mode="bilinear", align_corners=False)
+        return pos_embed.flatten(2).transpose(1, 2)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        """Compute what `forward` returns, short of the head: (B, num_features), or the maps."""
+        maps = []
+        for i in range(4):
+            x, H, W = getattr(self, f"patch_embed{i + 1}")(x)
+            x = x + self._positions(i, H, W)
+            with_cls_token = i == 3 and not self.features_only
+            if with_cls_token:
+                cls_token = self.cls_token + self.pos_embed4[:, :1]
+                x = torch.cat((cls_token.expand(len(x), -1, -1), x), dim=1)
+            x = self.pos_drop(x)
+            for block in getattr(self, f"block{i + 1}"):
+                x = block(x, H, W)
+            if not with_cls_token:
+                x = tokens_to_map(x, H, W)
+                maps.append(x)
+        return maps if self.features_only else self.norm(x[:, 0])
+
+
+def pvt_tiny(**kwargs: Any) -> PyramidVisionTransformer:
+    """Build PVT-Tiny: 13.2 M parameters. Takes PyramidVisionTransformer's keyword arguments."""
+    return PyramidVisionTransformer(CONFIGS["pvt_tiny"], **kwargs)
+
+
+def pvt_small(**kwargs: Any) -> PyramidVisionTransformer:
+    """Build PVT-Small: 24.5 M parameters. Takes PyramidVisionTransformer's keyword arguments."""
+    return PyramidVisionTransformer(CONFIGS["pvt_small"], **kwargs)
+
+
+def pvt_medium(**kwargs: Any) -> PyramidVisionTransformer:
+    """Build PVT-Medium: 44.2 M parameters. Takes PyramidVisionTransformer's keyword arguments."""
+    return PyramidVisionTransformer(CONFIGS["pvt_medium"], **kwargs)
+
+
+def pvt_large(**kwargs: Any) -> PyramidVisionTransformer:
+    """Build PVT-Large: 61.4 M parameters. Takes PyramidVisionTransformer's keyword arguments."""
+    return PyramidVisionTransformer(CONFIGS["pvt_large"], **kwargs)
+
+
+def pvt_huge(**kwargs: Any) -> PyramidVisionTransformer:
+    """Build the original code's pvt_huge_v2. Takes PyramidVisionTransformer's keyword arguments."""
+    return PyramidVisionTransformer(CONFIGS["pvt_huge"], **kwargs)
