@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include "build_info.h"
+#include "cpu.h"
 #include "cpu/features.h"
 #include "cuda/device.h"
 
@@ -50,4 +51,5 @@ PYBIND11_MODULE(_C, m) {
         "None) and code_missing (None, or why it runs none). Creates a context on each device. "
         "Raises RuntimeError when built without CUDA, without a driver, or when the CUDA runtime "
         "reports an error.");
+  bind_cpu(m.def_submodule("cpu", "The CPU kernels."));
 }

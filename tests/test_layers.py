@@ -84,7 +84,7 @@ def test_error_budget_against_the_published_formula(backend, name, dtype):
 def test_fp64_equals_the_published_formula(name):
     layer, H, W, N = make(name, torch.float64)
     x = torch.randn(2, N, layer.dim, dtype=torch.float64)
-    for backend in BACKENDS:
+    for backend in ("sdpa", "reference"):
         with use_backend(backend):
             torch.testing.assert_close(layer(x, H, W), sra(layer, x, H, W), rtol=0, atol=1e-12)
 

@@ -13,14 +13,18 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
+from pvt_kernels._C import cpu_features
 from pvt_kernels.backends.base import Backend, Inputs, describe
+from pvt_kernels.backends.cpu import CpuBackend
 from pvt_kernels.backends.reference import ReferenceBackend
 from pvt_kernels.backends.sdpa import SdpaBackend
 
 BACKEND_NAMES = ("cuda", "triton", "cpu", "sdpa", "reference")
 # the backends that are PyTorch's and not this package's kernels
 PYTORCH_NAMES = ("sdpa", "reference")
-BACKENDS: dict[str, Backend] = {b.name: b for b in (SdpaBackend(), ReferenceBackend())}
+BACKENDS: dict[str, Backend] = {
+    b.name: b for b in (CpuBackend(), SdpaBackend(), ReferenceBackend())
+}
 
 _ENVIRONMENT_VARIABLE = "PVT_KERNELS_BACKEND"
 # process-wide, as PyTorch's own sdpa_kernel() is, so that torch.compile can guard on it
@@ -44,9 +48,12 @@ class Decision:
         return "\n".join(lines)
 
 
-def priority(device: torch.device) -> tuple[str, ...]:
-    """The backends that may be chosen for tensors on `device`, the preferred first."""
+def priority(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
+    """The backends that may be chosen for such tensors, the preferred first."""
     if device.type == "cpu":
+        # AMX, which PyTorch's products use and these kernels don't, has the higher rate
+        if dtype == torch.bfloat16 and cpu_features().get("amx_bf16", False):
+            return ("sdpa", "cpu", "reference")
         return ("cpu", "sdpa", "reference")
     # ROCm builds of PyTorch call their devices "cuda" too
     if device.type == "cuda" and torch.version.cuda is not None:
@@ -101,7 +108,7 @@ def decide(inputs: Inputs) -> Decision:
     Raises:
         ValueError: if PVT_KERNELS_BACKEND names no backend.
     """
-    names = priority(inputs.device)
+    names = priority(inputs.device, inputs.dtype)
     able = {name: _not_supported_reasons(name, inputs) for name in BACKEND_NAMES}
     wanted = forced()
     candidates = names if wanted is None else (wanted,)
@@ -184,17 +191,17 @@ def _not_supported_reasons(name: str, inputs: Inputs) -> list[str]:
 
 
 def _warn_of_fallback(decision: Decision) -> None:
-    key = (decision.inputs.op, decision.inputs.device.type)
-    if decision.backend not in PYTORCH_NAMES or key in _warned:
-        return
-    kernels = [n for n in priority(decision.inputs.device) if n not in PYTORCH_NAMES]
-    passed_over = [n for n in kernels if n in BACKENDS]
-    if not passed_over:
+    inputs = decision.inputs
+    names = priority(inputs.device, inputs.dtype)
+    preferred = names[: names.index(decision.backend)]
+    passed_over = [name for name in preferred if name in BACKENDS]
+    key = (inputs.op, inputs.device.type)
+    if decision.backend not in PYTORCH_NAMES or not passed_over or key in _warned:
         return
     _warned.add(key)
     reasons = "; ".join(f"{name}: {', '.join(decision.reasons[name])}" for name in passed_over)
     warnings.warn(
-        f"pvt_kernels: {describe(decision.inputs)} falls back to PyTorch's own functions "
+        f"pvt_kernels: {describe(inputs)} falls back to PyTorch's own functions "
         f"(backend {decision.backend!r}), because {reasons}",
         stacklevel=2,
     )

@@ -53,14 +53,22 @@ def random_qkv(dtype=torch.float32):
 def test_priority_by_compute_capability(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert registry.priority(torch.device("cuda", 0)) == expected
+    assert registry.priority(torch.device("cuda", 0), torch.float16) == expected
 
 
 def test_priority_without_nvidia_gpu(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert registry.priority(torch.device("cuda", 0)) == ("sdpa", "reference")
-    assert registry.priority(torch.device("mps")) == ("sdpa", "reference")
-    assert registry.priority(torch.device("cpu")) == ("cpu", "sdpa", "reference")
+    assert registry.priority(torch.device("cuda", 0), torch.float16) == ("sdpa", "reference")
+    assert registry.priority(torch.device("mps"), torch.float16) == ("sdpa", "reference")
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_priority_on_the_cpu(monkeypatch, amx):
+    monkeypatch.setattr(registry, "cpu_features", lambda: {"amx_bf16": amx})
+    cpu = torch.device("cpu")
+    assert registry.priority(cpu, torch.float32) == ("cpu", "sdpa", "reference")
+    bf16 = ("sdpa", "cpu", "reference") if amx else ("cpu", "sdpa", "reference")
+    assert registry.priority(cpu, torch.bfloat16) == bf16
 
 
 def test_the_first_that_can_is_chosen(picky_backend):

@@ -1,0 +1,34 @@
+// The kernels are compiled once for each code path, with that path's flags, into the namespace
+// that PVT_KERNELS_CODE_PATH names; dispatch.cpp calls the one for the CPU at hand.
+#pragma once
+
+#include "cpu/attention.h"
+#include "cpu/spatial_reduction.h"
+
+#define PVT_KERNELS_DECLARE_CODE_PATH(path)                                                        \
+  namespace pvt_kernels::cpu::path {                                                               \
+  std::size_t attention_forward_workspace(const AttentionSizes& sizes);                            \
+  std::size_t attention_backward_workspace(const AttentionSizes& sizes);                           \
+  void attention_forward(const AttentionSizes& sizes, Heads q, Heads k, Heads v, void* o,          \
+                         float* lse, void* workspace);                                             \
+  void attention_backward(const AttentionSizes& sizes, Heads d_o, Heads q, Heads k, Heads v,       \
+                          Heads o, const float* lse, void* dq, void* dk, void* dv,                 \
+                          void* workspace);                                                        \
+  std::size_t spatial_reduction_forward_workspace(const SpatialReductionSizes& sizes);             \
+  std::size_t spatial_reduction_backward_workspace(const SpatialReductionSizes& sizes);            \
+  void spatial_reduction_forward(const SpatialReductionSizes& sizes, Tokens x, const void* weight, \
+                                 const float* bias, const float* norm_weight,                      \
+                                 const float* norm_bias, void* y, float* normalized, float* rstd,  \
+                                 void* workspace);                                                 \
+  void spatial_reduction_backward(const SpatialReductionSizes& sizes, const void* dy, Tokens x,    \
+                                  const void* weight, const float* norm_weight,                    \
+                                  const float* normalized, const float* rstd, void* dx,            \
+                                  void* dweight, float* dbias, float* dnorm_weight,                \
+                                  float* dnorm_bias, void* workspace);                             \
+  }
+
+PVT_KERNELS_DECLARE_CODE_PATH(portable)
+#if defined(__x86_64__)
+PVT_KERNELS_DECLARE_CODE_PATH(avx2)
+PVT_KERNELS_DECLARE_CODE_PATH(avx512)
+#endif

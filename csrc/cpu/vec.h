@@ -1,0 +1,204 @@
+// Vectors of the instruction set that the including file is compiled for, and what is computed
+// with them. Everything lives in an unnamed namespace, because the same source is compiled several
+// times with different flags.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+#include "cpu/dtype.h"
+
+namespace pvt_kernels::cpu {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+// rows x vectors of a register block: 24 accumulators of 32 registers
+constexpr int kBlockVectors = 4;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+// 12 accumulators of 16 registers
+constexpr int kBlockVectors = 2;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kBlockVectors = 2;
+#endif
+
+typedef float Vec __attribute__((vector_size(kVectorBytes)));
+typedef std::int32_t IntVec __attribute__((vector_size(kVectorBytes)));
+
+constexpr int kLanes = kVectorBytes / 4;
+
+inline Vec load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+
+inline Vec broadcast(float x) { return x - Vec{}; }
+
+inline IntVec lane_indices() {
+  IntVec v;
+  for (int i = 0; i < kLanes; ++i) v[i] = i;
+  return v;
+}
+
+inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
+
+inline float sum(Vec v) {
+  float s = 0;
+  for (int i = 0; i < kLanes; ++i) s += v[i];
+  return s;
+}
+
+inline float max_lane(Vec v) {
+  float m = v[0];
+  for (int i = 1; i < kLanes; ++i) m = v[i] > m ? v[i] : m;
+  return m;
+}
+
+inline bool any_above(Vec v, float bound) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(v, _mm512_set1_ps(bound), _CMP_GT_OQ) != 0;
+#elif defined(__AVX__)
+  return _mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_set1_ps(bound), _CMP_GT_OQ)) != 0;
+#else
+  std::int32_t above = 0;
+  for (int i = 0; i < kLanes; ++i) above |= v[i] > bound;
+  return above != 0;
+#endif
+}
+
+// a0 b0 a1 b1 ... from the first halves of a and b, and from the second halves.
+struct Interleaved {
+  Vec low, high;
+};
+
+#if defined(__clang__)
+template <int... I>
+inline Interleaved interleave(Vec a, Vec b, std::integer_sequence<int, I...>) {
+  return {__builtin_shufflevector(a, b, (I / 2 + I % 2 * kLanes)...),
+          __builtin_shufflevector(a, b, (kLanes / 2 + I / 2 + I % 2 * kLanes)...)};
+}
+
+inline Interleaved interleave(Vec a, Vec b) {
+  return interleave(a, b, std::make_integer_sequence<int, kLanes>());
+}
+#else
+inline Interleaved interleave(Vec a, Vec b) {
+  const IntVec i = lane_indices(), low = i / 2 + i % 2 * kLanes;
+  return {__builtin_shuffle(a, b, low), __builtin_shuffle(a, b, low + kLanes / 2)};
+}
+#endif
+
+// to[c * to_stride + i] = from[i * from_stride + c] for kLanes rows and channels: log2(kLanes)
+// rounds of interleaving row i with row i + kLanes / 2.
+inline void transpose(const float* from, std::int64_t from_stride, float* to,
+                      std::int64_t to_stride) {
+  Vec rows[kLanes], next[kLanes];
+  for (int i = 0; i < kLanes; ++i) rows[i] = load(from + i * from_stride);
+#pragma GCC unroll 4
+  for (int round = 1; round < kLanes; round *= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kLanes / 2; ++i) {
+      const Interleaved pair = interleave(rows[i], rows[i + kLanes / 2]);
+      next[2 * i] = pair.low;
+      next[2 * i + 1] = pair.high;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
+  }
+  for (int i = 0; i < kLanes; ++i) store(to + i * to_stride, rows[i]);
+}
+
+// 2^x for x <= 127, with a relative error below 2e-7; 0 below 2^-126, NaN for NaN. The polynomial
+// is the minimax fit of 2^f on [-1/2, 1/2] with p(0) = 1; its own error is 2e-9.
+inline Vec exp2(Vec x) {
+  // a comparison that NaN fails, so that NaN passes through
+  x = x < -127.0f ? broadcast(-127.0f) : x;
+  // adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits
+  const Vec shifted = x + 12582912.0f;
+  const Vec f = x - (shifted - 12582912.0f);
+  Vec p = f * 1.5353360612e-04f + 1.3398874867e-03f;
+  p = p * f + 9.6184373665e-03f;
+  p = p * f + 5.5503324697e-02f;
+  p = p * f + 2.4022647913e-01f;
+  p = p * f + 6.9314720286e-01f;
+  p = p * f + 1.0f;
+  IntVec bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits + (127 - 0x4B400000)) << 23;
+  Vec power;
+  std::memcpy(&power, &bits, sizeof power);
+  return p * power;
+}
+
+inline float bits_to_float(std::uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+inline std::uint32_t float_to_bits(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+struct F32 {
+  using Storage = float;
+  static float to_float(float x) { return x; }
+  static float from_float(float x) { return x; }
+};
+
+struct BF16 {
+  using Storage = std::uint16_t;
+  static float to_float(std::uint16_t x) {
+    return bits_to_float(static_cast<std::uint32_t>(x) << 16);
+  }
+  static std::uint16_t from_float(float x) {
+    const std::uint32_t bits = float_to_bits(x);
+    if (x != x) return 0x7fc0;
+    // to nearest, ties to even
+    return static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  }
+};
+
+struct F16 {
+  using Storage = std::uint16_t;
+  static float to_float(std::uint16_t x) {
+    // the exponent's bias goes from 15 to 127 by a multiplication, which is right for subnormal
+    // numbers too; infinity and NaN get the largest exponent
+    const std::uint32_t magnitude = static_cast<std::uint32_t>(x & 0x7fff) << 13;
+    const std::uint32_t scaled = float_to_bits(bits_to_float(magnitude) * 0x1p112f);
+    const std::uint32_t special = magnitude | 0x7f800000;
+    const std::uint32_t sign = static_cast<std::uint32_t>(x & 0x8000) << 16;
+    return bits_to_float((magnitude >= 0x0f800000 ? special : scaled) | sign);
+  }
+  static std::uint16_t from_float(float x) {
+    const std::uint32_t bits = float_to_bits(x), magnitude = bits & 0x7fffffff;
+    const auto sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000);
+    if (magnitude > 0x7f800000) return sign | 0x7e00;
+    // 65520 and above round to infinity
+    if (magnitude >= 0x477ff000) return sign | 0x7c00;
+    if (magnitude < 0x38800000) {
+      // subnormal: the addition aligns the last bit kept with that of 0.5, and rounds
+      const std::uint32_t aligned = float_to_bits(bits_to_float(magnitude) + 0.5f);
+      return static_cast<std::uint16_t>(sign | (aligned - 0x3f000000));
+    }
+    const std::uint32_t rounded = magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1);
+    return static_cast<std::uint16_t>(sign | (rounded >> 13));
+  }
+};
+
+}  // namespace
+}  // namespace pvt_kernels::cpu

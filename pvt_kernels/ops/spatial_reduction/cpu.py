@@ -1,0 +1,91 @@
+"""The spatial reduction on the CPU: csrc/cpu/spatial_reduction_forward.cpp and _backward.cpp."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pvt_kernels._C import cpu
+
+
+def forward(
+    x: Tensor,
+    H: int,
+    W: int,
+    weight: Tensor,
+    bias: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the normalised rows and rstd, as spatial_reduction_forward in op.py has them."""
+    B, _, C = x.shape
+    R = weight.shape[-1]
+    M = (H // R) * (W // R)
+    x = _with_adjacent_channels(x)
+    weight = weight.contiguous()
+    vectors = [t.float().contiguous() for t in (bias, norm_weight, norm_bias)]
+    y = x.new_empty(B, M, C)
+    normalized = x.new_empty(B, M, C, dtype=torch.float32)
+    rstd = x.new_empty(B, M, dtype=torch.float32)
+    sizes = _sizes(x, H, W, R, eps)
+    workspace = torch.empty(cpu.spatial_reduction_forward_workspace(sizes), dtype=torch.uint8)
+    cpu.spatial_reduction_forward(
+        sizes,
+        _tokens(x),
+        *(t.data_ptr() for t in (weight, *vectors, y, normalized, rstd, workspace)),
+    )
+    return y, normalized, rstd
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    H: int,
+    W: int,
+    weight: Tensor,
+    norm_weight: Tensor,
+    normalized: Tensor,
+    rstd: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients, as spatial_reduction_backward in op.py has them."""
+    B, N, C = x.shape
+    R = weight.shape[-1]
+    sizes = _sizes(x, H, W, R, eps=0.0)
+    x = _with_adjacent_channels(x)
+    dy, normalized, rstd = (t.contiguous() for t in (dy, normalized, rstd))
+    weight, gamma = weight.contiguous(), norm_weight.float().contiguous()
+    # tokens of no patch stay as they are
+    left_over = H % R or W % R
+    dx = x.new_zeros(B, N, C) if left_over else x.new_empty(B, N, C)
+    dweight = weight.new_empty(weight.shape)
+    dbias, dnorm_weight, dnorm_bias = torch.empty(3, C).unbind()
+    workspace = torch.empty(cpu.spatial_reduction_backward_workspace(sizes), dtype=torch.uint8)
+    cpu.spatial_reduction_backward(
+        sizes,
+        dy.data_ptr(),
+        _tokens(x),
+        *(t.data_ptr() for t in (weight, gamma, normalized, rstd)),
+        *(t.data_ptr() for t in (dx, dweight, dbias, dnorm_weight, dnorm_bias, workspace)),
+    )
+    return (
+        dx,
+        dweight,
+        dbias.to(weight.dtype, copy=True),
+        dnorm_weight.to(norm_weight.dtype, copy=True),
+        dnorm_bias.to(norm_weight.dtype, copy=True),
+    )
+
+
+def _with_adjacent_channels(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _tokens(x: Tensor) -> cpu.Tokens:
+    return cpu.Tokens(x.data_ptr(), *x.stride()[:2])
+
+
+def _sizes(x: Tensor, H: int, W: int, R: int, eps: float) -> cpu.SpatialReductionSizes:
+    dtype = str(x.dtype).removeprefix("torch.")
+    threads = torch.get_num_threads()
+    return cpu.SpatialReductionSizes(x.shape[0], H, W, x.shape[-1], R, dtype, eps, threads)
