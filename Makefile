@@ -2,7 +2,7 @@ PYTHON ?= python3
 
 python := .venv/bin/python
 installed := .venv/installed
-cpp_files := $(shell find csrc python -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+cpp_files := $(shell find csrc python tests/csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 build_files := setup.py CMakeLists.txt $(shell find csrc python -type f)
 
 help:  ## list the targets
@@ -12,6 +12,12 @@ venv: $(installed)  ## make .venv, with the package installed in place, or bring
 
 test: $(installed)  ## run the tests
 	$(python) -m pytest tests
+
+sanitize: $(installed)  ## run the CPU kernels on random shapes under ASan and UBSan
+	.venv/bin/cmake -S tests/csrc -B build/sanitize -G Ninja \
+		-DCMAKE_MAKE_PROGRAM=$(abspath .venv/bin/ninja)
+	.venv/bin/cmake --build build/sanitize
+	build/sanitize/fuzz_cpu
 
 bench: $(installed)  ## run the benchmark's quick form
 	$(python) -m pvt_kernels bench --quick
@@ -39,4 +45,4 @@ $(installed): pyproject.toml $(build_files)
 	$(python) -m pip install --editable '.[dev]'
 	touch $@
 
-.PHONY: help venv test bench bench-full lint format clean
+.PHONY: help venv test sanitize bench bench-full lint format clean

@@ -1,19 +1,21 @@
-# The CPU kernels: the same sources once for each code path, with that path's flags.
+# Adds the CPU kernels to the target pvt_kernels: the same sources once for each code path, with
+# that path's flags.
 
 find_package(OpenMP COMPONENTS CXX)
 if(NOT OpenMP_CXX_FOUND)
   message(NOTICE "pvt_kernels: the compiler has no OpenMP: the CPU kernels run on one thread")
 endif()
 
-target_sources(pvt_kernels PRIVATE csrc/cpu/dispatch.cpp)
+set(cpu_folder "${CMAKE_CURRENT_LIST_DIR}")
+target_sources(pvt_kernels PRIVATE "${cpu_folder}/features.cpp" "${cpu_folder}/dispatch.cpp")
 
 function(add_code_path path)
   add_library(cpu_${path} OBJECT
-    csrc/cpu/attention_forward.cpp
-    csrc/cpu/attention_backward.cpp
-    csrc/cpu/spatial_reduction_forward.cpp
-    csrc/cpu/spatial_reduction_backward.cpp)
-  target_include_directories(cpu_${path} PRIVATE csrc)
+    "${cpu_folder}/attention_forward.cpp"
+    "${cpu_folder}/attention_backward.cpp"
+    "${cpu_folder}/spatial_reduction_forward.cpp"
+    "${cpu_folder}/spatial_reduction_backward.cpp")
+  target_include_directories(cpu_${path} PRIVATE "${cpu_folder}/..")
   target_compile_definitions(cpu_${path} PRIVATE PVT_KERNELS_CODE_PATH=${path})
   # fused multiply-adds, which -std=c++17 alone would not form
   target_compile_options(cpu_${path} PRIVATE -O3 -ffp-contract=fast -Wall -Wextra ${ARGN})

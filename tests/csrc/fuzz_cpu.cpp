@@ -1,0 +1,192 @@
+// Runs the CPU kernels on random shapes, on every code path of this CPU, with every buffer of
+// exactly its size, so that the sanitizers see a read or write beyond one. The results themselves
+// are checked roughly against double precision; the exact bars are in the Python tests.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpu/attention.h"
+#include "cpu/dispatch.h"
+#include "cpu/spatial_reduction.h"
+
+namespace {
+
+using namespace pvt_kernels::cpu;
+using Floats = std::vector<float>;
+
+std::mt19937 generator(1);
+
+std::int64_t draw(std::int64_t low, std::int64_t high) {
+  return std::uniform_int_distribution<std::int64_t>(low, high)(generator);
+}
+
+Floats random(std::int64_t count) {
+  Floats values(count);
+  for (float& x : values) x = std::normal_distribution<float>()(generator);
+  return values;
+}
+
+// Exactly as large as asked for, aligned as the kernels want it, and full of NaN.
+struct Workspace {
+  explicit Workspace(std::size_t bytes)
+      : memory(std::aligned_alloc(64, std::max<std::size_t>(bytes, 64)), std::free) {
+    std::fill_n(static_cast<unsigned char*>(memory.get()), bytes, 0xff);
+  }
+  std::unique_ptr<void, decltype(&std::free)> memory;
+};
+
+void require_close(const char* name, const Floats& actual, const std::vector<double>& expected) {
+  double error = 0, size = 1e-6;
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    error += std::pow(actual[i] - expected[i], 2);
+    size += std::pow(expected[i], 2);
+  }
+  if (std::sqrt(error / size) < 1e-4) return;
+  std::fprintf(stderr, "%s: relative error %.1e\n", name, std::sqrt(error / size));
+  std::exit(1);
+}
+
+void fuzz_attention() {
+  const std::int64_t B = draw(0, 2), N = draw(1, 130), M = draw(1, 150), heads = draw(1, 3);
+  const std::int64_t d = 8 * draw(1, 12);
+  const AttentionSizes s{B, N, M, heads, d, DType::f32, 0.3f, static_cast<int>(draw(1, 5))};
+  const Floats q = random(B * N * heads * d), d_o = random(q.size());
+  // k and v as halves of one projection
+  const Floats kv = random(B * M * 2 * heads * d);
+  const auto of_queries = [&](const Floats& t) {
+    return Heads{t.data(), N * heads * d, heads * d, d};
+  };
+  const Heads k{kv.data(), 2 * M * heads * d, 2 * heads * d, d};
+  const Heads v{kv.data() + heads * d, 2 * M * heads * d, 2 * heads * d, d};
+  Floats o(q.size()), lse(B * heads * N), dq(q.size()), dk(B * M * heads * d), dv(dk.size());
+  const Workspace forward(attention_forward_workspace(s));
+  attention_forward(s, of_queries(q), k, v, o.data(), lse.data(), forward.memory.get());
+  const Workspace backward(attention_backward_workspace(s));
+  attention_backward(s, of_queries(d_o), of_queries(q), k, v, of_queries(o), lse.data(), dq.data(),
+                     dk.data(), dv.data(), backward.memory.get());
+
+  std::vector<double> out(q.size()), grad_q(q.size()), grad_k(dk.size()), grad_v(dk.size());
+  for (std::int64_t unit = 0; unit < B * heads; ++unit) {
+    const std::int64_t b = unit / heads, h = unit % heads;
+    const auto key = [&](std::int64_t j, std::int64_t c) {
+      return static_cast<double>(kv[((b * M + j) * 2 * heads + h) * d + c]);
+    };
+    const auto value = [&](std::int64_t j, std::int64_t c) {
+      return static_cast<double>(kv[((b * M + j) * 2 * heads + heads + h) * d + c]);
+    };
+    for (std::int64_t i = 0; i < N; ++i) {
+      const std::int64_t row = ((b * N + i) * heads + h) * d;
+      std::vector<double> p(M), dp(M);
+      double highest = -1e300, total = 0, delta = 0;
+      for (std::int64_t j = 0; j < M; ++j) {
+        for (std::int64_t c = 0; c < d; ++c)
+          p[j] += static_cast<double>(s.scale) * q[row + c] * key(j, c);
+        highest = std::max(highest, p[j]);
+      }
+      for (double& x : p) total += x = std::exp(x - highest);
+      for (std::int64_t j = 0; j < M; ++j) {
+        p[j] /= total;
+        for (std::int64_t c = 0; c < d; ++c) {
+          out[row + c] += p[j] * value(j, c);
+          dp[j] += d_o[row + c] * value(j, c);
+        }
+        delta += p[j] * dp[j];
+      }
+      for (std::int64_t j = 0; j < M; ++j) {
+        const double ds = p[j] * (dp[j] - delta) * s.scale;
+        const std::int64_t key_row = ((b * M + j) * heads + h) * d;
+        for (std::int64_t c = 0; c < d; ++c) {
+          grad_q[row + c] += ds * key(j, c);
+          grad_k[key_row + c] += ds * q[row + c];
+          grad_v[key_row + c] += p[j] * d_o[row + c];
+        }
+      }
+    }
+  }
+  require_close("attention o", o, out);
+  if (M == 1) return;  // dq and dk are 0 but for rounding
+  require_close("attention dq", dq, grad_q);
+  require_close("attention dk", dk, grad_k);
+  require_close("attention dv", dv, grad_v);
+}
+
+void fuzz_spatial_reduction() {
+  const std::int64_t B = draw(0, 2), R = draw(1, 6), C = draw(1, 40);
+  const std::int64_t H = R + draw(0, 9), W = R + draw(0, 9);
+  const SpatialReductionSizes s{B, H, W, C, R, DType::f32, 1e-5f, static_cast<int>(draw(1, 5))};
+  const std::int64_t M = s.patches_per_image(), depth = s.depth();
+  const Floats x = random(B * H * W * C), weight = random(C * depth), bias = random(C);
+  const Floats gamma = random(C), beta = random(C), dy = random(B * M * C);
+  const Tokens tokens{x.data(), H * W * C, C};
+  Floats y(B * M * C), normalized(y.size()), rstd(B * M);
+  const Workspace forward(spatial_reduction_forward_workspace(s));
+  spatial_reduction_forward(s, tokens, weight.data(), bias.data(), gamma.data(), beta.data(),
+                            y.data(), normalized.data(), rstd.data(), forward.memory.get());
+  Floats dx(x.size()), dweight(weight.size()), dbias(C), dgamma(C), dbeta(C);
+  const Workspace backward(spatial_reduction_backward_workspace(s));
+  spatial_reduction_backward(s, dy.data(), tokens, weight.data(), gamma.data(), normalized.data(),
+                             rstd.data(), dx.data(), dweight.data(), dbias.data(), dgamma.data(),
+                             dbeta.data(), backward.memory.get());
+
+  std::vector<double> out(y.size()), grad_x(x.size()), grad_weight(weight.size());
+  std::vector<double> grad_gamma(C), grad_beta(C);
+  for (std::int64_t m = 0; m < B * M; ++m) {
+    const std::int64_t b = m / M, top = m % M / (W / R) * R, left = m % M % (W / R) * R;
+    const auto index = [&](std::int64_t k) {
+      const std::int64_t c = k / (R * R), r = k % (R * R) / R, t = k % R;
+      return ((b * H + top + r) * W + left + t) * C + c;
+    };
+    std::vector<double> z(C), dz(C);
+    double mean = 0, variance = 0, g_mean = 0, projection = 0;
+    for (std::int64_t c = 0; c < C; ++c) {
+      z[c] = bias[c];
+      for (std::int64_t k = 0; k < depth; ++k)
+        z[c] += static_cast<double>(weight[c * depth + k]) * x[index(k)];
+      mean += z[c] / C;
+    }
+    for (double& value : z) variance += std::pow(value -= mean, 2) / C;
+    const double scale = 1 / std::sqrt(variance + s.eps);
+    for (std::int64_t c = 0; c < C; ++c) {
+      z[c] *= scale;
+      out[m * C + c] = z[c] * gamma[c] + beta[c];
+      const double g = static_cast<double>(dy[m * C + c]) * gamma[c];
+      grad_gamma[c] += dy[m * C + c] * z[c];
+      grad_beta[c] += dy[m * C + c];
+      g_mean += g / C;
+      projection += g * z[c] / C;
+    }
+    for (std::int64_t c = 0; c < C; ++c) {
+      dz[c] = scale * (static_cast<double>(dy[m * C + c]) * gamma[c] - g_mean - z[c] * projection);
+      for (std::int64_t k = 0; k < depth; ++k) {
+        grad_weight[c * depth + k] += dz[c] * x[index(k)];
+        grad_x[index(k)] += dz[c] * weight[c * depth + k];
+      }
+    }
+  }
+  require_close("spatial_reduction dbeta", dbeta, grad_beta);
+  if (C < 4) return;  // a row of so few channels can be almost constant, and rstd anything
+  require_close("spatial_reduction y", y, out);
+  require_close("spatial_reduction dgamma", dgamma, grad_gamma);
+  require_close("spatial_reduction dx", dx, grad_x);
+  require_close("spatial_reduction dweight", dweight, grad_weight);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int rounds = count > 1 ? std::atoi(arguments[1]) : 60;
+  for (const std::string& path : capabilities()) {
+    setenv("PVT_KERNELS_CPU_CAPABILITY", path.c_str(), 1);
+    for (int round = 0; round < rounds; ++round) {
+      fuzz_attention();
+      fuzz_spatial_reduction();
+    }
+    std::printf("%s: %d random shapes of each op\n", path.c_str(), rounds);
+  }
+}
