@@ -1,0 +1,1 @@
+"""What benchmarks/ and the command line share: contenders, inputs, checks, timing, memory."""

@@ -1,0 +1,122 @@
+"""What is measured: the cases of the quick and of the full benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pvt_kernels.benchmarking.shapes import STAGES, Size, format_size
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FORWARD, TRAINING = "forward", "forward + backward"
+LAYER, BACKBONE, MEMORY = "layer", "backbone", "memory"
+
+COCO_SIZES: tuple[Size, ...] = ((800, 1088), (800, 1216), (800, 1344))
+MEMORY_SIZES: tuple[Size, ...] = ((224, 224), (448, 448), (640, 640), *COCO_SIZES)
+QUICK_SIZE: Size = (800, 1216)
+QUICK_MEMORY_SIZES: tuple[Size, ...] = ((224, 224), (448, 448), QUICK_SIZE)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison of all contenders.
+
+    Attributes:
+        kind: LAYER, BACKBONE, or MEMORY (the layer's peak memory alone, untimed).
+        subject: "stage 1" to "stage 4", or a model's name.
+        size: of the image.
+        mode: FORWARD (without autograd) or TRAINING.
+        dtype: key of DTYPES.
+        batch: images.
+        device: "cpu" or "cuda".
+    """
+
+    kind: str
+    subject: str
+    size: Size
+    mode: str
+    dtype: str
+    batch: int
+    device: str
+
+    @property
+    def backward(self) -> bool:
+        return self.mode == TRAINING
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return DTYPES[self.dtype]
+
+    @property
+    def stage(self) -> int:
+        """Of a layer."""
+        return int(self.subject.removeprefix("stage "))
+
+    def __str__(self) -> str:
+        return f"{self.subject}, {format_size(self.size)}, {self.mode}, {self.dtype}"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Cases, and how long to spend on each.
+
+    Attributes:
+        seconds: of timed rounds for each case.
+        rounds: that run however long they take.
+        quick: whether what would take minutes (see runner.left_out) is left out, and said to be.
+    """
+
+    cases: tuple[Case, ...]
+    seconds: float
+    rounds: int
+    quick: bool
+
+
+def suite(
+    quick: bool,
+    device: str,
+    *,
+    dtypes: tuple[str, ...] | None = None,
+    sizes: tuple[Size, ...] | None = None,
+    stages: tuple[int, ...] | None = None,
+    models: tuple[str, ...] | None = None,
+    batch: int = 1,
+) -> Suite:
+    """The quick or the full benchmark; None stands for its own choice.
+
+    `sizes` are those of the layers, and of the memory sweep if given; backbones run at 800x1216
+    if it is among them, else at the first.
+    """
+    if dtypes is None:
+        lowp = ("bf16", "fp16") if device == "cuda" else ("bf16",)
+        dtypes = ("fp32",) if quick else ("fp32", *lowp)
+    stages = tuple(STAGES) if stages is None else stages
+    if models is None:
+        models = ("pvt_tiny",) if quick else ("pvt_tiny", "pvt_small", "pvt_v2_b2")
+    memory_sizes = sizes or (QUICK_MEMORY_SIZES if quick else MEMORY_SIZES)
+    sizes = sizes or ((QUICK_SIZE,) if quick else COCO_SIZES)
+    backbone_size = QUICK_SIZE if QUICK_SIZE in sizes else sizes[0]
+    backbone_modes = (FORWARD,) if quick else (FORWARD, TRAINING)
+
+    cases = [
+        Case(LAYER, f"stage {stage}", size, mode, dtype, batch, device)
+        for dtype in dtypes
+        for size in sizes
+        for mode in (FORWARD, TRAINING)
+        for stage in stages
+    ]
+    cases += [
+        Case(BACKBONE, model, backbone_size, mode, dtype, batch, device)
+        for dtype in dtypes
+        for mode in backbone_modes
+        for model in models
+    ]
+    cases += [
+        Case(MEMORY, "stage 1", size, TRAINING, dtype, batch, device)
+        for dtype in dtypes
+        for size in memory_sizes
+        if 1 in stages
+    ]
+    seconds, rounds = (1.5, 5) if quick else (6.0, 7)
+    return Suite(tuple(cases), seconds, rounds, quick)

@@ -1,0 +1,182 @@
+"""What is compared: attention layers with one interface, module(x, H, W), and shared weights.
+
+Every layer's state_dict has the keys q, kv, proj and, where it reduces, sr and norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import pvt_kernels
+from pvt_kernels import backends
+from pvt_kernels.benchmarking.accuracy import attention_oracle
+from pvt_kernels.benchmarking.shapes import STAGES, LayerShape
+
+NAIVE, EAGER, SDPA, COMPILED, PACKAGE = "naive", "eager", "sdpa", "compiled", "package"
+
+# q, k, v (B, heads, tokens, d) and the scale -> (B, heads, N, d)
+Core = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of the comparison.
+
+    Attributes:
+        name: as printed.
+        kind: NAIVE, EAGER, SDPA, COMPILED or PACKAGE.
+        backend: of this package, for kind PACKAGE; None for its own choice.
+        note: what else the reader should know.
+    """
+
+    name: str
+    kind: str
+    backend: str | None = None
+    note: str | None = None
+
+    def context(self) -> AbstractContextManager[None]:
+        """What its calls run in."""
+        return nullcontext() if self.backend is None else pvt_kernels.use_backend(self.backend)
+
+
+NAIVE_MHA = Contender("naive MHA", NAIVE)
+EAGER_SRA = Contender("eager SRA", EAGER)
+PEERS = (EAGER_SRA, Contender("SDPA SRA", SDPA), Contender("compiled SRA", COMPILED))
+PEER_NAMES = tuple(peer.name for peer in PEERS)
+
+
+class PlainSRAttention(nn.Module):
+    """The layer as PVT's authors published it, after equations 2 to 5 of the paper.
+
+    Wang et al., "Pyramid Vision Transformer", ICCV 2021. `core` computes the attention of the
+    projected queries, keys and values.
+    """
+
+    def __init__(self, dim: int, heads: int, sr_ratio: int, core: Core) -> None:
+        super().__init__()
+        self.heads, self.core = heads, core
+        self.scale = (dim // heads) ** -0.5
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.sr_ratio = sr_ratio
+        if sr_ratio > 1:
+            self.sr = nn.Conv2d(dim, dim, kernel_size=sr_ratio, stride=sr_ratio)
+            self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        """(B, H*W, C) -> (B, H*W, C)."""
+        B, N, C = x.shape
+        q = self.q(x).reshape(B, N, self.heads, -1).transpose(1, 2)
+        if self.sr_ratio > 1:
+            reduced = self.sr(x.transpose(1, 2).reshape(B, C, H, W))
+            x = self.norm(reduced.flatten(2).transpose(1, 2))
+        k, v = self.kv(x).reshape(B, -1, 2, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        o = self.core(q, k, v, self.scale)
+        return self.proj(o.transpose(1, 2).reshape(B, N, C))
+
+
+def eager_core(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """softmax(q k^T * scale) v, with the matrix of all queries by all keys."""
+    return ((q @ k.transpose(-2, -1)) * scale).softmax(dim=-1) @ v
+
+
+def sdpa_core(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """PyTorch's fused attention."""
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+def oracle_core(q: Tensor, k: Tensor, v: Tensor, scale: float, rows: Tensor | None) -> Tensor:
+    """The fp64 oracle; queries other than `rows` (all if None) get zero."""
+    k, v = k.transpose(1, 2), v.transpose(1, 2)
+    if rows is None:
+        return attention_oracle(q.transpose(1, 2), k, v, scale).transpose(1, 2)
+    chosen = attention_oracle(q[:, :, rows].transpose(1, 2), k, v, scale).transpose(1, 2)
+    return torch.zeros_like(q, dtype=chosen.dtype).index_copy(2, rows, chosen)
+
+
+def build_layer(
+    contender: Contender, dim: int, heads: int, sr_ratio: int, state: dict[str, Tensor]
+) -> nn.Module:
+    """The contender's layer with the weights of `state`, in their dtype and on their device."""
+    if contender.kind == NAIVE:
+        sr_ratio = 1
+        state = {k: v for k, v in state.items() if not k.startswith(("sr.", "norm."))}
+    if contender.kind == PACKAGE:
+        layer = pvt_kernels.SRAttention(dim, heads, qkv_bias=True, sr_ratio=sr_ratio)
+    else:
+        core = sdpa_core if contender.kind == SDPA else eager_core
+        layer = PlainSRAttention(dim, heads, sr_ratio, core)
+    layer = _with_state(layer, state)
+    if contender.kind == COMPILED:
+        # fullgraph: rather an error than a silent piece of eager execution
+        return torch.compile(layer, dynamic=False, fullgraph=True)
+    return layer
+
+
+def build_oracle_layer(
+    dim: int, heads: int, sr_ratio: int, state: dict[str, Tensor], rows: Tensor | None = None
+) -> nn.Module:
+    """The layer in fp64, exact for the queries `rows` (all if None)."""
+    layer = PlainSRAttention(dim, heads, sr_ratio, partial(oracle_core, rows=rows))
+    kept = layer.state_dict().keys()
+    return _with_state(layer, {key: state[key].double() for key in kept})
+
+
+def _with_state(layer: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    weight = state["q.weight"]
+    layer = layer.to(device=weight.device, dtype=weight.dtype)
+    layer.load_state_dict(state)
+    return layer.eval()
+
+
+def seeded_state(shape: LayerShape, seed: int = 0) -> dict[str, Tensor]:
+    """Weights for a layer, fp32, the same on every run.
+
+    Of unit gain, so that logits differ by about one: with a fresh model's small weights every
+    softmax would be nearly uniform, and errors in it nearly invisible.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    layer = PlainSRAttention(shape.dim, shape.heads, shape.sr_ratio, eager_core)
+    state = {}
+    for name, tensor in layer.state_dict().items():
+        noise = torch.randn(tensor.shape, generator=generator)
+        if name == "norm.weight":
+            state[name] = 1 + 0.1 * noise
+        elif tensor.dim() == 1:
+            state[name] = 0.1 * noise
+        else:
+            state[name] = noise * tensor[0].numel() ** -0.5
+    return state
+
+
+def contenders(device: torch.device, dtype: torch.dtype) -> list[Contender]:
+    """Naive attention, the peers, and this package: as it chooses, and on each other backend.
+
+    The backend "reference" is there for tests and takes no part.
+    """
+    decisions = [backends.decide(inputs) for inputs in _package_calls(device, dtype)]
+    chosen = sorted({str(decision.backend) for decision in decisions})
+    package = [Contender("pvt_kernels", PACKAGE, note=f"backend {', '.join(chosen)}")]
+    for name in backends.BACKEND_NAMES:
+        able = not any(decision.reasons[name] for decision in decisions)
+        if able and name != "reference" and chosen != [name]:
+            package.append(Contender(f"pvt_kernels[{name}]", PACKAGE, name))
+    return [NAIVE_MHA, *PEERS, *package]
+
+
+def _package_calls(device: torch.device, dtype: torch.dtype) -> list[backends.Inputs]:
+    """What PVT's four stages call."""
+    calls: list[backends.Inputs] = []
+    for dim, heads, sr_ratio, _ in STAGES.values():
+        calls.append(backends.AttentionInputs(device, dtype, dim // heads, dropout=False))
+        if sr_ratio > 1:
+            calls.append(backends.SpatialReductionInputs(device, dtype, dim, sr_ratio))
+    return calls

@@ -1,0 +1,197 @@
+"""Memory: what is free, what a call needs at its peak, and what does not fit.
+
+On a CPU the peak is measured in a fresh process, as the growth of its resident memory. A fork
+server that has imported PyTorch already makes such a process in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import multiprocessing
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import torch
+
+from pvt_kernels.benchmarking.cases import Case
+from pvt_kernels.benchmarking.contenders import COMPILED, Contender
+from pvt_kernels.benchmarking.extras import require
+from pvt_kernels.benchmarking.timing import seconds
+from pvt_kernels.benchmarking.workloads import step, workload
+
+# Room left beside a call's need, as a part of it.
+MARGIN = 0.1
+WARM_UP_SIZE = (64, 64)
+
+_CGROUP = Path("/sys/fs/cgroup")
+# (limit, usage, statistics) of version 2 and 1
+_CGROUP_FILES = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """One measured call: growth of memory beyond weights and input, and its time."""
+
+    bytes: int
+    seconds: float
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes that a program may use on the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    total = require("psutil").virtual_memory().total
+    return min(total, *(limit for limit, _ in _cgroup_limits()), total)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated on the device, without swapping."""
+    if device.type == "cuda":
+        # what PyTorch has reserved but not handed out is free as well
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
+    available = require("psutil").virtual_memory().available
+    return min(available, *(limit - used for limit, used in _cgroup_limits()), available)
+
+
+def shortage(needed: int, device: torch.device) -> str | None:
+    """Why a call that needs so many bytes does not fit; None if it does."""
+    free = free_memory(device)
+    if needed * (1 + MARGIN) <= free:
+        return None
+    return f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
+
+
+def peak(case: Case, contender: Contender) -> Peak:
+    """Measure the peak of one call of a contender.
+
+    Raises:
+        RuntimeError: the call failed, or the process was killed.
+    """
+    if case.device == "cuda":
+        return _peak_on_gpu(case, contender)
+    return in_fresh_process(_measure_in_child, case, contender)
+
+
+def in_fresh_process(function: Callable[..., Peak], *arguments: object) -> Peak:
+    """What a module-level function returns in a process of its own.
+
+    Raises:
+        RuntimeError: it raised, with what it said, or the process was killed.
+    """
+    server = _fork_server()
+    receiver, sender = server.Pipe(duplex=False)
+    process = server.Process(target=_answer, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        answer = receiver.recv()
+    except EOFError:
+        answer = None
+    process.join()
+    if answer is None:
+        raise RuntimeError(
+            f"the measuring process ended with status {process.exitcode}"
+            + (" (killed: out of memory?)" if process.exitcode == -9 else "")
+        )
+    if isinstance(answer, str):
+        raise RuntimeError(answer)
+    return answer
+
+
+def resident_growth(call: Callable[[], object]) -> Peak:
+    """Run once, and see how far the peak of this process's resident memory rises."""
+    gc.collect()
+    if sys.platform != "linux":
+        import resource
+
+        def maximum() -> int:
+            unit = 1 if sys.platform == "darwin" else 1024
+            return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+        before = maximum()
+        duration = seconds(call, torch.device("cpu"))
+        return Peak(maximum() - before, duration)
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    duration = seconds(call, torch.device("cpu"))
+    return Peak(_status("VmHWM") - before, duration)
+
+
+def _status(field: str) -> int:
+    """Bytes of a line of /proc/self/status."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def _cgroup_limits() -> list[tuple[int, int]]:
+    """(limit, usage) in bytes of the control group that the process is in, if it has a limit."""
+    for limit_file, usage_file, statistics_file in _CGROUP_FILES:
+        try:
+            limit = (_CGROUP / limit_file).read_text().strip()
+            usage = int((_CGROUP / usage_file).read_text())
+            statistics = (_CGROUP / statistics_file).read_text().split()
+        except FileNotFoundError:
+            continue
+        if limit != "max":
+            # cached files are dropped when memory is asked for
+            cached = int(statistics[statistics.index("inactive_file") + 1])
+            return [(int(limit), usage - cached)]
+    return []
+
+
+@cache
+def _fork_server() -> ForkServerContext:
+    # PyTorch's OpenMP threads do not survive a fork: the server imports, and computes nothing
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch._inductor.compile_fx"])
+    return context
+
+
+def _answer(sender: Connection, function: Callable[..., Peak], arguments: tuple) -> None:
+    try:
+        sender.send(function(*arguments))
+    except Exception as error:
+        sender.send(f"{type(error).__name__}: {error}")
+
+
+def _measure_in_child(case: Case, contender: Contender) -> Peak:
+    work = workload(case, real_input=False)
+    module = work.build(contender)
+    with contender.context():
+        if contender.kind == COMPILED:
+            # it compiles for the shape
+            step(module, work.inputs)
+            work.clear(module)
+        else:
+            small = workload(replace(case, size=WARM_UP_SIZE), real_input=False)
+            step(small.build(contender), small.inputs)
+            del small
+        return resident_growth(lambda: step(module, work.inputs))
+
+
+def _peak_on_gpu(case: Case, contender: Contender) -> Peak:
+    device = torch.device(case.device)
+    work = workload(case, real_input=False)
+    module = work.build(contender)
+    with contender.context():
+        step(module, work.inputs)
+        work.clear(module)
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        duration = seconds(lambda: step(module, work.inputs), device)
+        return Peak(torch.cuda.max_memory_allocated(device) - before, duration)

@@ -1,0 +1,204 @@
+"""Runs cases: check, time, measure memory."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from pvt_kernels.benchmarking import memory
+from pvt_kernels.benchmarking.accuracy import error_budgets, relative_error, verdict
+from pvt_kernels.benchmarking.cases import LAYER, MEMORY, Case, Suite
+from pvt_kernels.benchmarking.contenders import COMPILED, EAGER, NAIVE, Contender, contenders
+from pvt_kernels.benchmarking.timing import interleave, seconds
+from pvt_kernels.benchmarking.workloads import Workload, step, workload
+
+OK, WRONG, FAILED, NOT_RUN = "ok", "wrong", "failed", "not run"
+# Quick mode leaves out naive attention beyond this: it takes half a minute.
+QUICK_NAIVE_FLOPS = 2e11
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Measurement:
+    """What became of one contender in one case.
+
+    Attributes:
+        status: OK, WRONG (not timed), FAILED (raised) or NOT_RUN.
+        reason: for any status but OK.
+        samples: seconds of each round, comparable round by round within the case.
+        errors: relative error of every compared tensor against the fp64 oracle.
+        budgets: the errors allowed.
+        flops: by the formula.
+        peak_bytes: growth of memory beyond weights and input.
+        note: what else the reader should know.
+    """
+
+    case: Case
+    contender: str
+    status: str = OK
+    reason: str | None = None
+    samples: list[float] = field(default_factory=list)
+    errors: dict[str, float] = field(default_factory=dict)
+    budgets: dict[str, float] = field(default_factory=dict)
+    flops: int | None = None
+    peak_bytes: int | None = None
+    note: str | None = None
+
+    def end(self, status: str, reason: str) -> None:
+        self.status, self.reason = status, reason
+
+
+def left_out(case: Case, contender: Contender, flops: int | None) -> bool:
+    """Whether quick mode leaves a contender out of a case, to end within two minutes."""
+    if contender.kind == COMPILED:
+        # compiling a layer's backward takes several seconds
+        return case.kind != LAYER or case.backward
+    return contender.kind == NAIVE and (flops is None or flops > QUICK_NAIVE_FLOPS)
+
+
+def run_case(
+    case: Case,
+    suite: Suite,
+    progress: Progress = lambda _: None,
+    field_of: Callable[[torch.device, torch.dtype], list[Contender]] = contenders,
+) -> list[Measurement]:
+    """Measure all contenders of a case.
+
+    Args:
+        case: what to compare.
+        suite: how long to spend on it.
+        progress: told what is running.
+        field_of: the contenders on a device in a dtype.
+    """
+    device = torch.device(case.device)
+    field = field_of(device, case.torch_dtype)
+    with _full_precision(device):
+        work = workload(case, real_input=case.kind != MEMORY)
+        measurements = {c.name: Measurement(case, c.name, flops=work.flops(c)) for c in field}
+        runnable = []
+        for contender in field:
+            measurement = measurements[contender.name]
+            lacking = memory.shortage(work.needed_bytes(contender), device)
+            if lacking:
+                measurement.end(NOT_RUN, lacking)
+            elif suite.quick and left_out(case, contender, measurement.flops):
+                measurement.end(NOT_RUN, "not in quick mode")
+            else:
+                runnable.append(contender)
+        if case.kind != MEMORY:
+            runnable = _check_and_time(case, suite, work, runnable, measurements, progress)
+        del work
+        _release(device)
+        for contender in runnable:
+            progress(f"{case}: memory of {contender.name}")
+            _measure_memory(measurements[contender.name], contender)
+    return list(measurements.values())
+
+
+def _check_and_time(
+    case: Case,
+    suite: Suite,
+    work: Workload,
+    field: list[Contender],
+    measurements: dict[str, Measurement],
+    progress: Progress,
+) -> list[Contender]:
+    """Time those that are right; returns them."""
+    # all layers share their code, and each case's shapes count against the compiler's limit
+    torch.compiler.reset()
+    modules: dict[str, nn.Module] = {}
+    oracles: dict[str, dict[str, torch.Tensor]] = {}
+    eager_errors = None
+    # eager first: the others are judged by its errors
+    for contender in sorted(field, key=lambda c: c.kind != EAGER):
+        progress(f"{case}: checking {contender.name}")
+        measurement = measurements[contender.name]
+        try:
+            with contender.context():
+                module = work.build(contender)
+                inputs, measurement.note = work.check_inputs(contender)
+                actual = work.results(module, inputs)
+        except Exception as error:
+            measurement.end(FAILED, _one_line(error))
+            continue
+        group = NAIVE if contender.kind == NAIVE else EAGER
+        if group not in oracles:
+            oracle = work.build_oracle(contender, inputs.rows)
+            oracles[group] = work.results(oracle, inputs.exact())
+        errors = {n: relative_error(actual[n], t) for n, t in oracles[group].items()}
+        judged_by = None if contender.kind in (NAIVE, EAGER) else eager_errors
+        measurement.errors = errors
+        measurement.budgets = error_budgets(list(errors), case.torch_dtype, judged_by)
+        if contender.kind == EAGER:
+            eager_errors = errors
+        wrong = verdict(errors, measurement.budgets)
+        if wrong:
+            measurement.end(WRONG, wrong)
+        else:
+            modules[contender.name] = module
+    oracles.clear()
+
+    progress(f"{case}: timing")
+    device = torch.device(case.device)
+    timed = [contender for contender in field if contender.name in modules]
+    samples = interleave(
+        {c.name: _timed(work, modules[c.name], c, device) for c in timed},
+        suite.seconds,
+        suite.rounds,
+        occasional=[contender.name for contender in timed if contender.kind == NAIVE],
+    )
+    for contender in timed:
+        measurements[contender.name].samples = samples[contender.name]
+    return timed
+
+
+def _timed(
+    work: Workload, module: nn.Module, contender: Contender, device: torch.device
+) -> Callable[[], float]:
+    def measure() -> float:
+        work.clear(module)
+        with contender.context():
+            return seconds(lambda: step(module, work.inputs), device)
+
+    return measure
+
+
+def _measure_memory(measurement: Measurement, contender: Contender) -> None:
+    try:
+        peak = memory.peak(measurement.case, contender)
+    except RuntimeError as error:
+        if measurement.case.kind == MEMORY:
+            measurement.end(FAILED, _one_line(error))
+        else:
+            measurement.note = f"memory not measured: {_one_line(error)}"
+        return
+    measurement.peak_bytes = peak.bytes
+    if measurement.case.kind == MEMORY:
+        measurement.samples = [peak.seconds]
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """fp32 means fp32: cuDNN would take TF32 for the convolution."""
+    tf32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with tf32 if device.type == "cuda" else nullcontext():
+        yield
+
+
+def _release(device: torch.device) -> None:
+    torch.compiler.reset()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _one_line(error: Exception) -> str:
+    """The exception's type, if its text does not begin with one, and the first line of its text."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

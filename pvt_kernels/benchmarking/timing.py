@@ -1,0 +1,82 @@
+"""Interleaved timing: machines drift, so every round runs every contender."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+# How often a contender runs that is compared but seldom, if one run outlasts a case's budget.
+OCCASIONAL_ROUNDS = 2
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """How long one call takes on the device."""
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def rotated(names: Sequence[str], round_index: int) -> list[str]:
+    """The order of a round: each round starts with the next contender."""
+    start = round_index % len(names) if names else 0
+    return [*names[start:], *names[:start]]
+
+
+def interleave(
+    measures: dict[str, Callable[[], float]],
+    budget_s: float,
+    minimum_rounds: int,
+    occasional: Sequence[str] = (),
+) -> dict[str, list[float]]:
+    """Run every measure once a round until the budget is spent, at least `minimum_rounds` times.
+
+    Args:
+        measures: for each contender a function that runs it once and returns its seconds; each
+            has run before, as a warm-up.
+        budget_s: seconds for all rounds together.
+        minimum_rounds: rounds that run whatever the budget is.
+        occasional: contenders that leave after OCCASIONAL_ROUNDS if a run outlasts the budget.
+
+    Returns:
+        Each contender's samples: the i-th are of the same round.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in measures}
+    active = list(measures)
+    begin, index = time.perf_counter(), 0
+    while active and (index < minimum_rounds or time.perf_counter() - begin < budget_s):
+        for name in rotated(active, index):
+            samples[name].append(measures[name]())
+        index += 1
+        if index == OCCASIONAL_ROUNDS:
+            active = [n for n in active if n not in occasional or min(samples[n]) <= budget_s]
+    return samples
+
+
+def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
+    """First quartile, median, third quartile."""
+    if len(samples) == 1:
+        return (samples[0],) * 3
+    low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return low, median, high
+
+
+def best_peer(samples: dict[str, list[float]], peers: Sequence[str]) -> str | None:
+    """The peer with the lowest median, if any was timed."""
+    timed = [name for name in peers if samples.get(name)]
+    return min(timed, key=lambda name: statistics.median(samples[name]), default=None)
+
+
+def speedup(own: Sequence[float], peer: Sequence[float]) -> float:
+    """How many times as fast as the peer: the median of the ratios within each round."""
+    return statistics.median(p / o for p, o in zip(peer, own, strict=False))

@@ -1,0 +1,283 @@
+"""The inputs and the work of a case: one layer on its true input, or a whole backbone."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+import pvt_kernels
+from pvt_kernels import models
+from pvt_kernels.benchmarking.accuracy import OUTPUT
+from pvt_kernels.benchmarking.cases import BACKBONE, Case
+from pvt_kernels.benchmarking.contenders import (
+    NAIVE,
+    Contender,
+    build_layer,
+    build_oracle_layer,
+    seeded_state,
+)
+from pvt_kernels.benchmarking.needs import BlockShape, backbone_growth, layer_growth
+from pvt_kernels.benchmarking.photo import photo_batch
+from pvt_kernels.benchmarking.shapes import LayerShape, Size, format_size, stage_shape
+
+SEED = 0
+# Naive attention's matrix has up to 3.7e9 entries: a layer is checked on this many queries,
+# and a backbone on small images.
+SAMPLED_QUERIES = 256
+SMALL_SIZE: Size = (224, 224)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a module is called with.
+
+    Attributes:
+        x: a leaf that requires a gradient.
+        arguments: what the module takes beside x.
+        gradients: of the outputs; empty for a forward alone.
+        rows: the queries whose outputs are compared, None for all. Only they have a gradient.
+    """
+
+    x: Tensor
+    arguments: tuple[int, ...]
+    gradients: list[Tensor]
+    rows: Tensor | None = None
+
+    def at_rows(self, rows: Tensor) -> Inputs:
+        """The same, compared at some queries alone."""
+        masked = [torch.zeros_like(g).index_copy(1, rows, g[:, rows]) for g in self.gradients]
+        return Inputs(self.x, self.arguments, masked, rows)
+
+    def exact(self) -> Inputs:
+        """The same numbers in fp64."""
+        gradients = [gradient.double() for gradient in self.gradients]
+        return Inputs(_leaf(self.x, torch.float64), self.arguments, gradients, self.rows)
+
+
+def step(module: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """One forward, and the backward if there is one: what is timed."""
+    if not inputs.gradients:
+        with torch.no_grad():
+            return _as_list(module(inputs.x, *inputs.arguments))
+    outputs = _as_list(module(inputs.x, *inputs.arguments))
+    torch.autograd.backward(outputs, inputs.gradients)
+    return outputs
+
+
+class Workload(ABC):
+    """What one call of a contender does, and what it must give."""
+
+    inputs: Inputs
+
+    @abstractmethod
+    def build(self, contender: Contender) -> nn.Module:
+        """The contender's module."""
+
+    @abstractmethod
+    def build_oracle(self, contender: Contender, rows: Tensor | None) -> nn.Module:
+        """What it should compute, in fp64; for the queries `rows` alone if given."""
+
+    @abstractmethod
+    def needed_bytes(self, contender: Contender) -> int:
+        """Memory beyond weights and input, by the formula."""
+
+    @abstractmethod
+    def check_inputs(self, contender: Contender) -> tuple[Inputs, str | None]:
+        """What the contender is checked on, and a note if that is not the whole input."""
+
+    def flops(self, contender: Contender) -> int | None:
+        """By the formula; None where no count is kept."""
+        return None
+
+    def clear(self, module: nn.Module) -> None:
+        """Forget the last call's gradients."""
+        self.inputs.x.grad = None
+        module.zero_grad(set_to_none=True)
+
+    def results(self, module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+        """Outputs and gradients of one call, by name."""
+        outputs = [output.detach() for output in step(module, inputs)]
+        if inputs.rows is not None:
+            outputs = [output[:, inputs.rows] for output in outputs]
+        if len(outputs) == 1:
+            results = {OUTPUT: outputs[0]}
+        else:
+            results = {f"{OUTPUT} {i}": output for i, output in enumerate(outputs, start=1)}
+        if inputs.gradients:
+            results["x"] = inputs.x.grad
+            results |= self.parameter_gradients(module)
+        inputs.x.grad = None
+        module.zero_grad(set_to_none=True)
+        return results
+
+    def parameter_gradients(self, module: nn.Module) -> dict[str, Tensor]:
+        """By the parameter's name, the same for every contender."""
+        return {
+            # torch.compile puts its own name in between
+            name.replace("_orig_mod.", ""): parameter.grad
+            for name, parameter in module.named_parameters()
+            if parameter.grad is not None
+        }
+
+
+class LayerWorkload(Workload):
+    """The first attention layer of a stage, on what it receives when a model sees the photo."""
+
+    def __init__(self, case: Case, real_input: bool) -> None:
+        self.case = case
+        self.shape = stage_shape(case.stage, case.size, case.batch)
+        dims = (case.batch, self.shape.queries, self.shape.dim)
+        x = stage_inputs(case.size, case.batch)[case.stage] if real_input else torch.randn(dims)
+        self.state = {
+            name: tensor.to(case.device, case.torch_dtype)
+            for name, tensor in seeded_state(self.shape, SEED).items()
+        }
+        self.inputs = Inputs(
+            _leaf(x.to(case.device), case.torch_dtype),
+            (self.shape.height, self.shape.width),
+            [_noise(dims, case)] if case.backward else [],
+        )
+
+    def build(self, contender: Contender) -> nn.Module:
+        shape = self.shape
+        return build_layer(contender, shape.dim, shape.heads, shape.sr_ratio, self.state)
+
+    def build_oracle(self, contender: Contender, rows: Tensor | None) -> nn.Module:
+        shape = self._shape_of(contender)
+        return build_oracle_layer(shape.dim, shape.heads, shape.sr_ratio, self.state, rows)
+
+    def needed_bytes(self, contender: Contender) -> int:
+        return layer_growth(contender.kind, self.shape, self.case.torch_dtype, self.case.backward)
+
+    def check_inputs(self, contender: Contender) -> tuple[Inputs, str | None]:
+        queries = self.shape.queries
+        if contender.kind != NAIVE or queries <= SAMPLED_QUERIES:
+            return self.inputs, None
+        generator = torch.Generator().manual_seed(SEED)
+        rows = torch.randperm(queries, generator=generator)[:SAMPLED_QUERIES].sort().values
+        note = f"checked on {SAMPLED_QUERIES} of {queries} queries"
+        return self.inputs.at_rows(rows.to(self.case.device)), note
+
+    def flops(self, contender: Contender) -> int:
+        return self._shape_of(contender).flops(self.case.backward)
+
+    def _shape_of(self, contender: Contender) -> LayerShape:
+        return self.shape.unreduced if contender.kind == NAIVE else self.shape
+
+
+class BackboneWorkload(Workload):
+    """A model as a feature pyramid, on the photo."""
+
+    def __init__(self, case: Case, real_input: bool) -> None:
+        self.case = case
+        torch.manual_seed(SEED)
+        model = models.create(case.subject, features_only=True).eval()
+        self.model = model.to(case.device, case.torch_dtype)
+        self.inputs = self._inputs(case.size, real_input)
+
+    def build(self, contender: Contender) -> nn.Module:
+        return self._with_attention(self.model, lambda *layer: build_layer(contender, *layer))
+
+    def build_oracle(self, contender: Contender, rows: Tensor | None) -> nn.Module:
+        def layer(dim: int, heads: int, sr_ratio: int, state: dict[str, Tensor]) -> nn.Module:
+            return build_oracle_layer(
+                dim, heads, 1 if contender.kind == NAIVE else sr_ratio, state, rows
+            )
+
+        return self._with_attention(self.model, layer).double()
+
+    def needed_bytes(self, contender: Contender) -> int:
+        blocks = [
+            BlockShape(
+                LayerShape(
+                    block.attn.dim,
+                    block.attn.num_heads,
+                    block.attn.sr_ratio,
+                    self.case.size[0] // stride,
+                    self.case.size[1] // stride,
+                    self.case.batch,
+                ),
+                block.mlp.fc1.out_features,
+            )
+            for stage, stride in enumerate((4, 8, 16, 32), start=1)
+            for block in getattr(self.model, f"block{stage}")
+        ]
+        return backbone_growth(contender.kind, blocks, self.case.torch_dtype, self.case.backward)
+
+    def check_inputs(self, contender: Contender) -> tuple[Inputs, str | None]:
+        if contender.kind != NAIVE or self.case.size == SMALL_SIZE:
+            return self.inputs, None
+        return self._inputs(SMALL_SIZE, True), f"checked at {format_size(SMALL_SIZE)}"
+
+    def parameter_gradients(self, module: nn.Module) -> dict[str, Tensor]:
+        # a backbone has hundreds of parameters: their gradients are compared as one vector
+        gradients = sorted(super().parameter_gradients(module).items())
+        return {"parameters": torch.cat([gradient.flatten() for _, gradient in gradients])}
+
+    def _inputs(self, size: Size, real_input: bool) -> Inputs:
+        case, batch = self.case, self.case.batch
+        x = photo_batch(size, batch) if real_input else torch.randn(batch, 3, *size)
+        shapes = [
+            (batch, dim, size[0] // stride, size[1] // stride)
+            for dim, stride in zip(self.model.embed_dims, (4, 8, 16, 32), strict=True)
+        ]
+        gradients = [_noise(shape, case) for shape in shapes] if case.backward else []
+        return Inputs(_leaf(x.to(case.device), case.torch_dtype), (), gradients)
+
+    def _with_attention(
+        self,
+        model: nn.Module,
+        layer: Callable[[int, int, int, dict[str, Tensor]], nn.Module],
+    ) -> nn.Module:
+        """A copy of the model with every attention layer replaced."""
+        model = copy.deepcopy(model)
+        for stage in (1, 2, 3, 4):
+            for block in getattr(model, f"block{stage}"):
+                old = block.attn
+                block.attn = layer(old.dim, old.num_heads, old.sr_ratio, old.state_dict())
+        return model
+
+
+def workload(case: Case, real_input: bool = True) -> Workload:
+    """The work of a case; on random numbers where only its memory matters."""
+    kind = BackboneWorkload if case.kind == BACKBONE else LayerWorkload
+    return kind(case, real_input)
+
+
+@lru_cache(maxsize=4)
+def stage_inputs(size: Size, batch: int) -> dict[int, Tensor]:
+    """What each stage's first attention receives in a seeded PVT-Small shown the photo, fp32."""
+    torch.manual_seed(SEED)
+    model = models.create("pvt_small", features_only=True).eval()
+    inputs: dict[int, Tensor] = {}
+
+    def keep(stage: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            inputs[stage] = arguments[0].detach().clone()
+
+        return hook
+
+    for stage in (1, 2, 3, 4):
+        getattr(model, f"block{stage}")[0].attn.register_forward_pre_hook(keep(stage))
+    with torch.no_grad(), pvt_kernels.use_backend("sdpa"):
+        model(photo_batch(size, batch))
+    return inputs
+
+
+def _as_list(outputs: Tensor | list[Tensor]) -> list[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+def _leaf(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to(dtype).clone().requires_grad_()
+
+
+def _noise(shape: tuple[int, ...], case: Case) -> Tensor:
+    generator = torch.Generator().manual_seed(SEED)
+    return torch.randn(shape, generator=generator).to(case.device, case.torch_dtype)
