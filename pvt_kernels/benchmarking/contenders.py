@@ -166,10 +166,16 @@ def contenders(device: torch.device, dtype: torch.dtype) -> list[Contender]:
     chosen = sorted({str(decision.backend) for decision in decisions})
     package = [Contender("pvt_kernels", PACKAGE, note=f"backend {', '.join(chosen)}")]
     for name in backends.BACKEND_NAMES:
-        able = not any(decision.reasons[name] for decision in decisions)
+        able = not backend_reasons(name, device, dtype)
         if able and name != "reference" and chosen != [name]:
             package.append(Contender(f"pvt_kernels[{name}]", PACKAGE, name))
     return [NAIVE_MHA, *PEERS, *package]
+
+
+def backend_reasons(name: str, device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Why a backend can't run PVT's four stages on a device; empty if it can."""
+    decisions = [backends.decide(inputs) for inputs in _package_calls(device, dtype)]
+    return list(dict.fromkeys(reason for d in decisions for reason in d.reasons[name]))
 
 
 def _package_calls(device: torch.device, dtype: torch.dtype) -> list[backends.Inputs]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -14,44 +13,14 @@ from pvt_kernels.benchmarking import memory
 from pvt_kernels.benchmarking.accuracy import error_budgets, relative_error, verdict
 from pvt_kernels.benchmarking.cases import LAYER, MEMORY, Case, Suite
 from pvt_kernels.benchmarking.contenders import COMPILED, EAGER, NAIVE, Contender, contenders
+from pvt_kernels.benchmarking.results import FAILED, NOT_RUN, WRONG, Measurement
 from pvt_kernels.benchmarking.timing import interleave, seconds
 from pvt_kernels.benchmarking.workloads import Workload, step, workload
 
-OK, WRONG, FAILED, NOT_RUN = "ok", "wrong", "failed", "not run"
 # Quick mode leaves out naive attention beyond this: it takes half a minute.
 QUICK_NAIVE_FLOPS = 2e11
 
 Progress = Callable[[str], None]
-
-
-@dataclass
-class Measurement:
-    """What became of one contender in one case.
-
-    Attributes:
-        status: OK, WRONG (not timed), FAILED (raised) or NOT_RUN.
-        reason: for any status but OK.
-        samples: seconds of each round, comparable round by round within the case.
-        errors: relative error of every compared tensor against the fp64 oracle.
-        budgets: the errors allowed.
-        flops: by the formula.
-        peak_bytes: growth of memory beyond weights and input.
-        note: what else the reader should know.
-    """
-
-    case: Case
-    contender: str
-    status: str = OK
-    reason: str | None = None
-    samples: list[float] = field(default_factory=list)
-    errors: dict[str, float] = field(default_factory=dict)
-    budgets: dict[str, float] = field(default_factory=dict)
-    flops: int | None = None
-    peak_bytes: int | None = None
-    note: str | None = None
-
-    def end(self, status: str, reason: str) -> None:
-        self.status, self.reason = status, reason
 
 
 def left_out(case: Case, contender: Contender, flops: int | None) -> bool:
@@ -80,7 +49,9 @@ def run_case(
     field = field_of(device, case.torch_dtype)
     with _full_precision(device):
         work = workload(case, real_input=case.kind != MEMORY)
-        measurements = {c.name: Measurement(case, c.name, flops=work.flops(c)) for c in field}
+        measurements = {
+            c.name: Measurement(case, c.name, flops=work.flops(c), note=c.note) for c in field
+        }
         runnable = []
         for contender in field:
             measurement = measurements[contender.name]
@@ -122,7 +93,8 @@ def _check_and_time(
         try:
             with contender.context():
                 module = work.build(contender)
-                inputs, measurement.note = work.check_inputs(contender)
+                inputs, note = work.check_inputs(contender)
+                measurement.note = note or measurement.note
                 actual = work.results(module, inputs)
         except Exception as error:
             measurement.end(FAILED, _one_line(error))

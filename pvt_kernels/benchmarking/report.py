@@ -1,0 +1,160 @@
+"""Results as tables: for the terminal and, in Markdown, for a README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from pvt_kernels.benchmarking.cases import BACKBONE, LAYER, MEMORY
+from pvt_kernels.benchmarking.results import (
+    OK,
+    WRONG,
+    Measurement,
+    Results,
+    by_case,
+    ratio_to_best_peer,
+)
+from pvt_kernels.benchmarking.shapes import format_size
+
+TIMED_COLUMNS = (
+    "",
+    "contender",
+    "median ms [quartiles]",
+    "images/s",
+    "GFLOP/s",
+    "x best peer",
+    "peak MB",
+    "error",
+    "note",
+)
+NOTES = {
+    LAYER: "Best peer: the fastest of eager, SDPA and compiled SRA, round by round. Peak: growth "
+    "of memory beyond weights and input. Error: relative RMS error of the tensor nearest to its "
+    "budget, against an fp64 oracle.",
+    BACKBONE: "Feature pyramids, every attention layer swapped for the contender's. Error: against "
+    "the whole model in fp64 at the same size.",
+    MEMORY: "Peak growth of memory beyond weights and input, in MB, of the first layer.",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    note: str
+
+
+def tables(results: Results) -> list[Table]:
+    """One for each size, mode and dtype of the layers and backbones, and each memory sweep."""
+    device = results.environment["device"]
+    made: list[Table] = []
+    for kind, heading in ((LAYER, "Attention layers of PVT"), (BACKBONE, "Backbones")):
+        for (size, mode, dtype, batch), group in _grouped(
+            results.of(kind), lambda c: (c.size, c.mode, c.dtype, c.batch)
+        ).items():
+            title = f"{heading}, {format_size(size)}, {mode}, {dtype}, batch {batch}, {device}"
+            rows = [row for case in by_case(group).values() for row in _timed_rows(case)]
+            made.append(_without_empty_columns(Table(title, TIMED_COLUMNS, rows, NOTES[kind])))
+    for (mode, dtype, batch), group in _grouped(
+        results.of(MEMORY), lambda c: (c.mode, c.dtype, c.batch)
+    ).items():
+        title = f"Peak memory of stage 1's layer, {mode}, {dtype}, batch {batch}, {device}"
+        made.append(_memory_table(title, group))
+    return made
+
+
+def print_tables(results: Results, console: Console) -> None:
+    """For the terminal."""
+    for table in tables(results):
+        rich_table = RichTable(*table.columns, title=table.title, caption=table.note)
+        for index, column in enumerate(rich_table.columns):
+            column.justify = "right" if _is_number_column(table.columns[index]) else "left"
+        previous = ""
+        for row in table.rows:
+            if row[0] and previous:
+                rich_table.add_section()
+            previous = row[0] or previous
+            rich_table.add_row(*row)
+        console.print(rich_table)
+
+
+def markdown(results: Results) -> str:
+    """All tables, and what they were measured on."""
+    environment = results.environment
+    versions = ", ".join(f"{name} {v or 'none'}" for name, v in environment["versions"].items())
+    parts = [
+        f"{environment['device']}, {environment['memory_bytes'] / 1e9:.0f} GB; {versions}; "
+        f"{environment['date'][:10]}."
+    ]
+    for table in tables(results):
+        dashes = ["---:" if _is_number_column(c) else "---" for c in table.columns]
+        lines = [table.columns, tuple(dashes), *table.rows]
+        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        parts.append(f"### {table.title}\n\n{body}\n\n{table.note}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _timed_rows(group: list[Measurement]) -> Iterable[tuple[str, ...]]:
+    for index, m in enumerate(group):
+        subject = m.case.subject if index == 0 else ""
+        if m.status != OK:
+            empty = [""] * (len(TIMED_COLUMNS) - 3)
+            yield (subject, m.contender, *empty, outcome(m))
+            continue
+        ratio = ratio_to_best_peer(m, group)
+        low, high = m.spread
+        name, error, _ = m.worst_error
+        rounds = f"{len(m.samples)} rounds" if len(m.samples) < 5 else ""
+        yield (
+            subject,
+            m.contender,
+            f"{m.median * 1e3:.1f} [{low * 1e3:.1f}, {high * 1e3:.1f}]",
+            f"{m.throughput:.2f}",
+            f"{m.gflops:.0f}" if m.gflops else "",
+            f"{ratio:.2f}" if ratio else "",
+            f"{m.peak_bytes / 1e6:.0f}" if m.peak_bytes is not None else "",
+            f"{error:.1e} ({name})",
+            "; ".join(filter(None, (rounds, m.note))),
+        )
+
+
+def outcome(measurement: Measurement) -> str:
+    """Why there is no figure, in words: `not run: 29.6 GB needed, 21.0 GB free`."""
+    status = "WRONG" if measurement.status == WRONG else measurement.status
+    return f"{status}: {measurement.reason}"
+
+
+def _memory_table(title: str, group: list[Measurement]) -> Table:
+    names = list(dict.fromkeys(m.contender for m in group))
+    rows = []
+    for case, measurements in by_case(group).items():
+        cells = {
+            m.contender: f"{m.peak_bytes / 1e6:.0f}" if m.status == OK else outcome(m)
+            for m in measurements
+        }
+        rows.append((format_size(case.size), *(cells.get(name, "") for name in names)))
+    return Table(title, ("size", *names), rows, NOTES[MEMORY])
+
+
+def _grouped(measurements: list[Measurement], key) -> dict[tuple, list[Measurement]]:
+    groups: dict[tuple, list[Measurement]] = {}
+    for m in measurements:
+        groups.setdefault(key(m.case), []).append(m)
+    return groups
+
+
+def _without_empty_columns(table: Table) -> Table:
+    kept = [i for i in range(len(table.columns)) if i < 2 or any(row[i] for row in table.rows)]
+    columns = tuple(table.columns[i] for i in kept)
+    rows = [tuple(row[i] for i in kept) for row in table.rows]
+    return Table(table.title, columns, rows, table.note)
+
+
+def _is_number_column(column: str) -> bool:
+    return column not in ("", "contender", "note", "size", "error")
