@@ -6,6 +6,8 @@ backward, so that the matrix of all queries by all keys never exists at once.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
@@ -40,7 +42,7 @@ def relative_error(actual: Tensor, oracle: Tensor) -> float:
     difference = (actual.detach().to(oracle.device).double() - oracle).norm().item()
     size = oracle.norm().item()
     if size == 0:
-        return 0.0 if difference == 0 else difference / 1e-300
+        return 0.0 if difference == 0 else math.inf
     return difference / size
 
 
@@ -115,7 +117,7 @@ def error_budgets(
         budgets[name] = eager_allowance(name, dtype)
         if eager_errors is not None:
             factor = OUTPUT_BUDGET if is_output(name) else GRADIENT_BUDGET
-            budgets[name] = factor * min(eager_errors[name], budgets[name])
+            budgets[name] = factor * min(budgets[name], eager_errors[name])
     return budgets
 
 

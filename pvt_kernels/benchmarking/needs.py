@@ -49,23 +49,21 @@ def layer_growth(kind: str, shape: LayerShape, dtype: torch.dtype, backward: boo
     return matrices * matrix_bytes(kind, shape, dtype) + tensors * token_bytes(shape, dtype)
 
 
-def backbone_growth(kind: str, blocks: list[BlockShape], dtype: torch.dtype, backward: bool) -> int:
+def backbone_growth(
+    kind: str, blocks: list[BlockShape], parameters: int, dtype: torch.dtype, backward: bool
+) -> int:
     """Bytes that one call of a backbone needs beyond weights and input.
 
-    Training keeps of every block the softmax, two tensors of the MLP's hidden width and about
-    eight tokens tensors; a forward alone needs what its largest block does.
+    A forward alone needs what its largest block does. Training keeps of every block the softmax,
+    two tensors of the MLP's hidden width and about eight of the tokens', and makes a gradient for
+    every one of `parameters`.
     """
-    layers = [layer_growth(kind, block.attention, dtype, backward) for block in blocks]
-    hidden = [
-        block.hidden // block.attention.dim * token_bytes(block.attention, dtype)
-        for block in blocks
-    ]
-    if not backward:
-        return max(map(max, zip(layers, (2 * size for size in hidden), strict=True)))
-    kept = sum(
-        matrix_bytes(kind, block.attention, dtype)
-        + 2 * size
-        + 8 * token_bytes(block.attention, dtype)
-        for block, size in zip(blocks, hidden, strict=True)
-    )
-    return kept + max(layers)
+    kept, largest = 0, 0
+    for block in blocks:
+        shape = block.attention
+        token = token_bytes(shape, dtype)
+        mlp = 2 * block.hidden // shape.dim * token
+        layer = layer_growth(kind, shape, dtype, backward)
+        largest = max(largest, layer + 3 * token, mlp + 7 * token)
+        kept += matrix_bytes(kind, shape, dtype) + mlp + 8 * token
+    return largest + (kept + parameters * dtype.itemsize if backward else 0)

@@ -93,7 +93,7 @@ def _draw_bars(axis: Axes, measurements: list[Measurement]) -> None:
             axis.bar(
                 x, m.median * 1e3, width * 0.92, color=colours[m.contender],
                 yerr=[[(m.median - low) * 1e3], [(high - m.median) * 1e3]],
-                error_kw={"linewidth": 0.8}, label=m.contender if position == 0 else None,
+                error_kw={"linewidth": 0.8}, label=m.contender,
             )  # fmt: skip
             ratio = ratio_to_best_peer(m, group)
             if ratio:
@@ -103,13 +103,14 @@ def _draw_bars(axis: Axes, measurements: list[Measurement]) -> None:
                 )  # fmt: skip
     axis.set_xticks(range(len(cases)), [case.subject for case in cases])
     axis.set_yscale("log")
-    axis.margins(y=0.14)
+    # room for the labels, which stand upright
+    axis.set_ylim(top=axis.get_ylim()[1] * 2)
     axis.grid(axis="y", alpha=0.3)
     axis.set_axisbelow(True)
 
 
 def _memory_figure(measurements: list[Measurement], results: Results) -> Figure:
-    figure, axis = require("matplotlib.pyplot").subplots(figsize=(8, 5), layout="constrained")
+    figure, axis = require("matplotlib.pyplot").subplots(figsize=(9.5, 4.8), layout="constrained")
     cases = sorted(by_case(measurements), key=_pixels)
     case = cases[0]
     names = list(dict.fromkeys(m.contender for m in measurements))
@@ -139,7 +140,7 @@ def _memory_figure(measurements: list[Measurement], results: Results) -> Figure:
     axis.set_xticks(x, [format_size(c.size) for c in cases], rotation=35, ha="right")
     axis.set_ylabel("GB beyond weights and input (log scale)")
     axis.grid(axis="y", alpha=0.3)
-    axis.legend(fontsize=8.5)
+    figure.legend(loc="outside right center", fontsize=8.5)
     title = f"Peak memory of stage 1's layer, {case.mode}"
     figure.suptitle(
         f"{title}\n{results.environment['device']}, {case.dtype}, batch {case.batch}", fontsize=11

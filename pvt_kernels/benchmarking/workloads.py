@@ -208,7 +208,10 @@ class BackboneWorkload(Workload):
             for stage, stride in enumerate((4, 8, 16, 32), start=1)
             for block in getattr(self.model, f"block{stage}")
         ]
-        return backbone_growth(contender.kind, blocks, self.case.torch_dtype, self.case.backward)
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return backbone_growth(
+            contender.kind, blocks, parameters, self.case.torch_dtype, self.case.backward
+        )
 
     def check_inputs(self, contender: Contender) -> tuple[Inputs, str | None]:
         if contender.kind != NAIVE or self.case.size == SMALL_SIZE:

@@ -1,0 +1,12 @@
+"""Whole backbones, every attention layer swapped for the contender's."""
+
+import pytest
+from conftest import clock
+
+from pvt_kernels.benchmarking.cases import BACKBONE as KIND  # noqa: F401
+
+
+@pytest.mark.benchmark(timer=clock.now)
+def test_backbone(case, contender, replay):
+    measurement = replay(case, contender)
+    assert all(error <= measurement.budgets[n] for n, error in measurement.errors.items())

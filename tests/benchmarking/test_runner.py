@@ -1,0 +1,181 @@
+"""What becomes of contenders that are right, wrong, failing and too large."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from pvt_kernels.benchmarking import memory, runner, workloads
+from pvt_kernels.benchmarking.cases import (
+    BACKBONE,
+    FORWARD,
+    LAYER,
+    MEMORY,
+    TRAINING,
+    Case,
+    Suite,
+    suite,
+)
+from pvt_kernels.benchmarking.contenders import (
+    COMPILED,
+    EAGER_SRA,
+    NAIVE_MHA,
+    PACKAGE,
+    PEERS,
+    SDPA,
+    Contender,
+    contenders,
+)
+from pvt_kernels.benchmarking.results import FAILED, NOT_RUN, OK, WRONG
+from pvt_kernels.benchmarking.timing import OCCASIONAL_ROUNDS
+
+SIZE = (64, 96)
+SUITE = Suite((), seconds=0.0, rounds=3, quick=False)
+PACKAGE_SDPA = Contender("pvt_kernels[sdpa]", PACKAGE, "sdpa")
+FIELD = [NAIVE_MHA, EAGER_SRA, PEERS[1], PACKAGE_SDPA]
+
+
+def layer_case(stage=1, mode=TRAINING, dtype="fp32"):
+    return Case(LAYER, f"stage {stage}", SIZE, mode, dtype, 1, "cpu")
+
+
+def run(case, field=FIELD, chosen=SUITE):
+    found = runner.run_case(case, chosen, field_of=lambda device, dtype: field)
+    return {m.contender: m for m in found}
+
+
+@pytest.fixture
+def no_memory_measurement(monkeypatch):
+    monkeypatch.setattr(memory, "peak", lambda case, contender: memory.Peak(1, 1.0))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("stage", [1, 2, 3, 4])
+def test_layers_are_right_and_timed(stage, dtype, no_memory_measurement):
+    for m in run(layer_case(stage, dtype=dtype)).values():
+        assert m.status == OK, m.reason
+        assert len(m.samples) == (OCCASIONAL_ROUNDS if m.contender == NAIVE_MHA.name else 3)
+        assert {"output", "x", "q.weight", "kv.bias"} <= m.errors.keys()
+        assert ("sr.weight" in m.errors) == (stage < 4 and m.contender != NAIVE_MHA.name)
+
+
+def test_naive_attention_is_checked_on_some_queries(no_memory_measurement):
+    measurement = run(layer_case())[NAIVE_MHA.name]
+    assert measurement.note == "checked on 256 of 384 queries"
+
+
+@pytest.mark.parametrize("mode", [FORWARD, TRAINING])
+def test_backbones_are_right_and_timed(mode, no_memory_measurement):
+    case = Case(BACKBONE, "pvt_tiny", SIZE, mode, "fp32", 1, "cpu")
+    found = run(case)
+    for m in found.values():
+        assert m.status == OK, m.reason
+        outputs = {"output 1", "output 2", "output 3", "output 4"}
+        assert m.errors.keys() == outputs | ({"x", "parameters"} if case.backward else set())
+    assert found[NAIVE_MHA.name].note == "checked at 224x224"
+
+
+def test_all_contenders_share_weights():
+    work = workloads.workload(layer_case())
+    states = [work.build(contender).state_dict() for contender in FIELD[1:]]
+    assert states[0].keys() == states[1].keys() == states[2].keys()
+    for state in states[1:]:
+        assert all(torch.equal(states[0][name], tensor) for name, tensor in state.items())
+
+
+def test_contenders_of_the_cpu():
+    names = [c.name for c in contenders(torch.device("cpu"), torch.float32)]
+    assert names[:4] == ["naive MHA", "eager SRA", "SDPA SRA", "compiled SRA"]
+    assert any(name.startswith("pvt_kernels") for name in names)
+    assert not any("reference" in name for name in names)
+
+
+def break_contender(monkeypatch, change):
+    build = workloads.build_layer
+
+    def broken(contender, *arguments):
+        layer = build(contender, *arguments)
+        if contender.kind == SDPA:
+            change(layer)
+        return layer
+
+    monkeypatch.setattr(workloads, "build_layer", broken)
+
+
+@pytest.mark.parametrize("mode", [FORWARD, TRAINING])
+def test_a_wrong_contender_is_reported_and_not_timed(mode, monkeypatch, no_memory_measurement):
+    def scale(layer):
+        layer.scale *= 1.001
+
+    break_contender(monkeypatch, scale)
+    found = run(layer_case(mode=mode))
+    wrong = found.pop(PEERS[1].name)
+    assert wrong.status == WRONG and wrong.reason.startswith("relative error of ")
+    assert wrong.samples == [] and wrong.peak_bytes is None
+    assert all(m.status == OK and m.samples for m in found.values())
+
+
+def test_a_wrong_gradient_alone_is_noticed(monkeypatch, no_memory_measurement):
+    def change(layer):
+        layer.proj.bias.register_hook(lambda grad: grad * 1.001)
+
+    break_contender(monkeypatch, change)
+    assert run(layer_case(mode=FORWARD))[PEERS[1].name].status == OK
+    measurement = run(layer_case())[PEERS[1].name]
+    assert measurement.status == WRONG and "gradient 'proj.bias'" in measurement.reason
+
+
+def test_a_failing_contender_is_reported_with_its_reason(monkeypatch, no_memory_measurement):
+    def change(layer):
+        layer.core = None
+
+    break_contender(monkeypatch, change)
+    measurement = run(layer_case())[PEERS[1].name]
+    assert measurement.status == FAILED
+    assert measurement.reason == "TypeError: 'NoneType' object is not callable"
+
+
+@pytest.mark.parametrize("kind", [LAYER, MEMORY])
+def test_what_does_not_fit_is_not_run(kind, monkeypatch, no_memory_measurement):
+    case = dataclasses.replace(layer_case(), kind=kind)
+    needed = workloads.workload(case).needed_bytes(NAIVE_MHA)
+    monkeypatch.setattr(memory, "free_memory", lambda device: needed)
+    found = run(case)
+    assert found[NAIVE_MHA.name].status == NOT_RUN
+    assert found[NAIVE_MHA.name].reason.endswith(" GB needed, 0.0 GB free")
+    assert found[NAIVE_MHA.name].samples == []
+    assert found[EAGER_SRA.name].status == OK
+
+
+def test_quick_mode_says_what_it_leaves_out(no_memory_measurement):
+    chosen = dataclasses.replace(SUITE, quick=True)
+    found = run(layer_case(), [EAGER_SRA, PEERS[2]], chosen)
+    assert found[PEERS[2].name].reason == "not in quick mode"
+    assert found[EAGER_SRA.name].status == OK
+
+
+def test_memory_sweep_measures_without_timing():
+    case = dataclasses.replace(layer_case(), kind=MEMORY)
+    for m in run(case).values():
+        assert m.status == OK and m.peak_bytes > 0 and len(m.samples) == 1
+
+
+def test_suites():
+    quick = suite(True, "cpu").cases
+    assert {c.dtype for c in quick} == {"fp32"}
+    assert [c.subject for c in quick if c.kind == BACKBONE] == ["pvt_tiny"]
+    assert len([c for c in quick if c.kind == LAYER]) == 8
+    full = suite(False, "cuda").cases
+    assert {c.dtype for c in full} == {"fp32", "bf16", "fp16"}
+    assert len({c.size for c in full if c.kind == LAYER}) == 3
+    chosen = suite(True, "cpu", sizes=((64, 64),), stages=(2,), models=(), batch=2).cases
+    assert [(c.kind, c.subject, c.size, c.batch) for c in chosen] == [
+        (LAYER, "stage 2", (64, 64), 2)
+    ] * 2
+
+
+def test_left_out_compiles_only_forward_layers():
+    compiled = PEERS[2]
+    assert compiled.kind == COMPILED
+    assert not runner.left_out(layer_case(mode=FORWARD), compiled, 0)
+    assert runner.left_out(layer_case(mode=TRAINING), compiled, 0)
