@@ -110,14 +110,16 @@ def error_budgets(
     """The relative error allowed for each compared tensor.
 
     Without `eager_errors` (for the eager formula itself, or where it could not run) a multiple of
-    the dtype's eps; with them, a multiple of what the eager formula errs by.
+    the dtype's eps; with them, a multiple of what the eager formula errs by, but no less than
+    eps: one rounding is no fault where the eager formula happens to be exact.
     """
     budgets = {}
     for name in names:
         budgets[name] = eager_allowance(name, dtype)
         if eager_errors is not None:
             factor = OUTPUT_BUDGET if is_output(name) else GRADIENT_BUDGET
-            budgets[name] = factor * min(budgets[name], eager_errors[name])
+            allowed = factor * min(budgets[name], eager_errors[name])
+            budgets[name] = max(allowed, torch.finfo(dtype).eps)
     return budgets
 
 

@@ -63,13 +63,15 @@ class Suite:
 
     Attributes:
         seconds: of timed rounds for each case.
-        rounds: that run however long they take.
+        rounds: of a layer that run however long they take.
+        backbone_rounds: the same of a backbone.
         quick: whether what would take minutes (see runner.left_out) is left out, and said to be.
     """
 
     cases: tuple[Case, ...]
     seconds: float
     rounds: int
+    backbone_rounds: int
     quick: bool
 
 
@@ -118,5 +120,5 @@ def suite(
         for size in memory_sizes
         if 1 in stages
     ]
-    seconds, rounds = (1.5, 5) if quick else (6.0, 7)
-    return Suite(tuple(cases), seconds, rounds, quick)
+    seconds, rounds, backbone_rounds = (1.5, 5, 3) if quick else (6.0, 7, 5)
+    return Suite(tuple(cases), seconds, rounds, backbone_rounds, quick)

@@ -11,14 +11,14 @@ from torch import nn
 
 from pvt_kernels.benchmarking import memory
 from pvt_kernels.benchmarking.accuracy import error_budgets, relative_error, verdict
-from pvt_kernels.benchmarking.cases import LAYER, MEMORY, Case, Suite
+from pvt_kernels.benchmarking.cases import BACKBONE, LAYER, MEMORY, Case, Suite
 from pvt_kernels.benchmarking.contenders import COMPILED, EAGER, NAIVE, Contender, contenders
 from pvt_kernels.benchmarking.results import FAILED, NOT_RUN, WRONG, Measurement
 from pvt_kernels.benchmarking.timing import interleave, seconds
 from pvt_kernels.benchmarking.workloads import Workload, step, workload
 
-# Quick mode leaves out naive attention beyond this: it takes half a minute.
-QUICK_NAIVE_FLOPS = 2e11
+# Quick mode leaves out naive attention beyond this: it would take half a minute in all.
+QUICK_NAIVE_FLOPS = 5e10
 
 Progress = Callable[[str], None]
 
@@ -28,6 +28,8 @@ def left_out(case: Case, contender: Contender, flops: int | None) -> bool:
     if contender.kind == COMPILED:
         # compiling a layer's backward takes several seconds
         return case.kind != LAYER or case.backward
+    if contender.backend is not None and case.kind == BACKBONE:
+        return True
     return contender.kind == NAIVE and (flops is None or flops > QUICK_NAIVE_FLOPS)
 
 
@@ -122,7 +124,7 @@ def _check_and_time(
     samples = interleave(
         {c.name: _timed(work, modules[c.name], c, device) for c in timed},
         suite.seconds,
-        suite.rounds,
+        suite.backbone_rounds if case.kind == BACKBONE else suite.rounds,
         occasional=[contender.name for contender in timed if contender.kind == NAIVE],
     )
     for contender in timed:

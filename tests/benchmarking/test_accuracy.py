@@ -90,6 +90,8 @@ def test_budgets_follow_the_eager_errors_up_to_what_eager_may_err_by():
     }
     close = accuracy.error_budgets(names, torch.float32, {"output": eps, "x": eps})
     assert close == {"output": 2 * eps, "x": 3 * eps}
+    exact = accuracy.error_budgets(names, torch.float32, {"output": 0.0, "x": 0.1 * eps})
+    assert exact == {"output": eps, "x": eps}
     far = accuracy.error_budgets(names, torch.float32, {"output": 1.0, "x": math.nan})
     assert far == {"output": 2 * own["output"], "x": 3 * own["x"]}
 

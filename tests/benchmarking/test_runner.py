@@ -30,7 +30,7 @@ from pvt_kernels.benchmarking.results import FAILED, NOT_RUN, OK, WRONG
 from pvt_kernels.benchmarking.timing import OCCASIONAL_ROUNDS
 
 SIZE = (64, 96)
-SUITE = Suite((), seconds=0.0, rounds=3, quick=False)
+SUITE = Suite((), seconds=0.0, rounds=3, backbone_rounds=3, quick=False)
 PACKAGE_SDPA = Contender("pvt_kernels[sdpa]", PACKAGE, "sdpa")
 FIELD = [NAIVE_MHA, EAGER_SRA, PEERS[1], PACKAGE_SDPA]
 
