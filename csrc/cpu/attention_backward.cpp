@@ -194,14 +194,9 @@ std::size_t attention_backward_workspace(const AttentionSizes& sizes) {
 void attention_backward(const AttentionSizes& sizes, Heads d_o, Heads q, Heads k, Heads v, Heads o,
                         const float* lse, void* dq, void* dk, void* dv, void* workspace) {
   const Gradients g{dq, dk, dv};
-  switch (sizes.dtype) {
-    case DType::f32:
-      return backward<F32>(sizes, d_o, q, k, v, o, lse, g, workspace);
-    case DType::bf16:
-      return backward<BF16>(sizes, d_o, q, k, v, o, lse, g, workspace);
-    case DType::f16:
-      return backward<F16>(sizes, d_o, q, k, v, o, lse, g, workspace);
-  }
+  with_dtype(sizes.dtype, [&](auto type) {
+    backward<decltype(type)>(sizes, d_o, q, k, v, o, lse, g, workspace);
+  });
 }
 
 }  // namespace PVT_KERNELS_CODE_PATH

@@ -142,14 +142,8 @@ std::size_t attention_forward_workspace(const AttentionSizes& sizes) {
 
 void attention_forward(const AttentionSizes& sizes, Heads q, Heads k, Heads v, void* o, float* lse,
                        void* workspace) {
-  switch (sizes.dtype) {
-    case DType::f32:
-      return forward<F32>(sizes, q, k, v, o, lse, workspace);
-    case DType::bf16:
-      return forward<BF16>(sizes, q, k, v, o, lse, workspace);
-    case DType::f16:
-      return forward<F16>(sizes, q, k, v, o, lse, workspace);
-  }
+  with_dtype(sizes.dtype,
+             [&](auto type) { forward<decltype(type)>(sizes, q, k, v, o, lse, workspace); });
 }
 
 }  // namespace PVT_KERNELS_CODE_PATH

@@ -172,14 +172,9 @@ void spatial_reduction_backward(const SpatialReductionSizes& sizes, const void* 
                                 float* dbias, float* dnorm_weight, float* dnorm_bias,
                                 void* workspace) {
   const Gradients g{dx, dweight, dbias, dnorm_weight, dnorm_bias};
-  switch (sizes.dtype) {
-    case DType::f32:
-      return backward<F32>(sizes, dy, x, weight, norm_weight, normalized, rstd, g, workspace);
-    case DType::bf16:
-      return backward<BF16>(sizes, dy, x, weight, norm_weight, normalized, rstd, g, workspace);
-    case DType::f16:
-      return backward<F16>(sizes, dy, x, weight, norm_weight, normalized, rstd, g, workspace);
-  }
+  with_dtype(sizes.dtype, [&](auto type) {
+    backward<decltype(type)>(sizes, dy, x, weight, norm_weight, normalized, rstd, g, workspace);
+  });
 }
 
 }  // namespace PVT_KERNELS_CODE_PATH

@@ -119,14 +119,9 @@ void spatial_reduction_forward(const SpatialReductionSizes& sizes, Tokens x, con
                                const float* bias, const float* norm_weight, const float* norm_bias,
                                void* y, float* normalized, float* rstd, void* workspace) {
   const Parameters p{weight, bias, norm_weight, norm_bias};
-  switch (sizes.dtype) {
-    case DType::f32:
-      return forward<F32>(sizes, x, p, y, normalized, rstd, workspace);
-    case DType::bf16:
-      return forward<BF16>(sizes, x, p, y, normalized, rstd, workspace);
-    case DType::f16:
-      return forward<F16>(sizes, x, p, y, normalized, rstd, workspace);
-  }
+  with_dtype(sizes.dtype, [&](auto type) {
+    forward<decltype(type)>(sizes, x, p, y, normalized, rstd, workspace);
+  });
 }
 
 }  // namespace PVT_KERNELS_CODE_PATH

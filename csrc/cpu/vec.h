@@ -200,5 +200,18 @@ struct F16 {
   }
 };
 
+// Calls f with the type above that a tensor is stored in: f(F32()), f(BF16()) or f(F16()).
+template <class F>
+void with_dtype(DType dtype, F f) {
+  switch (dtype) {
+    case DType::f32:
+      return f(F32());
+    case DType::bf16:
+      return f(BF16());
+    case DType::f16:
+      return f(F16());
+  }
+}
+
 }  // namespace
 }  // namespace pvt_kernels::cpu
