@@ -12,13 +12,12 @@ from functools import cache
 
 import pytest
 import torch
-from rich.console import Console
 
 from pvt_kernels.benchmarking import environment
 from pvt_kernels.benchmarking.cases import Case, Suite, suite
 from pvt_kernels.benchmarking.cli import default_device
 from pvt_kernels.benchmarking.contenders import contenders
-from pvt_kernels.benchmarking.report import outcome, print_tables
+from pvt_kernels.benchmarking.report import outcome, print_tables, wide_console
 from pvt_kernels.benchmarking.results import (
     NOT_RUN,
     OK,
@@ -123,7 +122,7 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
         device = torch.device(config.getoption("--device"))
         measurements = [m for group in known.values() for m in group]
         terminalreporter.write_line("")
-        print_tables(Results(environment.collect(device), measurements), Console())
+        print_tables(Results(environment.collect(device), measurements), wide_console())
 
 
 _MEASURED = pytest.StashKey[dict[Case, list[Measurement]]]()

@@ -22,7 +22,7 @@ from pvt_kernels import models
 from pvt_kernels.benchmarking import environment, info
 from pvt_kernels.benchmarking.cases import DTYPES, Suite, suite
 from pvt_kernels.benchmarking.plots import write_plots
-from pvt_kernels.benchmarking.report import markdown, print_tables
+from pvt_kernels.benchmarking.report import markdown, print_tables, wide_console
 from pvt_kernels.benchmarking.results import Results
 from pvt_kernels.benchmarking.runner import run_case
 from pvt_kernels.benchmarking.shapes import STAGES, parse_size
@@ -34,7 +34,7 @@ T = TypeVar("T")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    console = Console()
+    console = wide_console()
     try:
         options.run(options, console)
     except (ImportError, OSError, ValueError) as error:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_suite(chosen: Suite, results: Results, console: Console, save: Callable[[], None]) -> None:
     """Run every case, adding to `results`, and call `save` after each."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -30,6 +30,8 @@ COLOURS = {
 # this package's backends, in the order they appear
 PACKAGE_COLOURS = ("#009e73", "#0b5d43", "#5ec9a5", "#00332a")
 GROUP_WIDTH = 0.84
+# bars that differ by more than this share a logarithmic scale
+LOG_SCALE_FROM = 8
 
 
 def write_plots(results: Results, folder: Path) -> list[Path]:
@@ -65,11 +67,18 @@ def _bar_figure(measurements: list[Measurement], device: str) -> Figure:
     for axis, mode in zip(axes[0], modes, strict=True):
         _draw_bars(axis, [m for m in measurements if m.case.mode == mode])
         axis.set_title(mode, fontsize=11)
-    axes[0][0].set_ylabel("ms, median (log scale); lines: quartiles")
+    axes[0][0].set_ylabel("ms, median; lines: quartiles")
     handles = {}
     for axis in axes[0]:
         handles |= {label: h for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=9)
+    names = [name for name in dict.fromkeys(m.contender for m in measurements) if name in handles]
+    figure.legend(
+        [handles[name] for name in names],
+        names,
+        loc="outside lower center",
+        ncols=min(len(names), 3 * len(modes)),
+        fontsize=9,
+    )
     figure.suptitle(_title("Time of an attention layer", case, device, case.kind == BACKBONE))
     return figure
 
@@ -102,9 +111,13 @@ def _draw_bars(axis: Axes, measurements: list[Measurement]) -> None:
                     textcoords="offset points", rotation=90, fontsize=7.5,
                 )  # fmt: skip
     axis.set_xticks(range(len(cases)), [case.subject for case in cases])
-    axis.set_yscale("log")
+    axis.set_xlim(-0.6, len(cases) - 0.4)
+    medians = [m.median for m in measurements if m.status == OK]
+    if medians and max(medians) > LOG_SCALE_FROM * min(medians):
+        axis.set_yscale("log")
     # room for the labels, which stand upright
-    axis.set_ylim(top=axis.get_ylim()[1] * 2)
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high * (2 if axis.get_yscale() == "log" else 1.1))
     axis.grid(axis="y", alpha=0.3)
     axis.set_axisbelow(True)
 

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from pvt_kernels.benchmarking.cases import BACKBONE, LAYER, MEMORY
 from pvt_kernels.benchmarking.results import (
@@ -30,6 +32,7 @@ TIMED_COLUMNS = (
     "error",
     "note",
 )
+WIDTH = 160
 NOTES = {
     LAYER: "Best peer: the fastest of eager, SDPA and compiled SRA, round by round. Peak: growth "
     "of memory beyond weights and input. Error: relative RMS error of the tensor nearest to its "
@@ -69,18 +72,25 @@ def tables(results: Results) -> list[Table]:
     return made
 
 
+def wide_console() -> Console:
+    """Standard output; where that is no terminal, as wide as the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
+
+
 def print_tables(results: Results, console: Console) -> None:
     """For the terminal."""
     for table in tables(results):
-        rich_table = RichTable(*table.columns, title=table.title, caption=table.note)
+        rich_table = RichTable(*map(escape, table.columns), title=table.title, caption=table.note)
         for index, column in enumerate(rich_table.columns):
             column.justify = "right" if _is_number_column(table.columns[index]) else "left"
+            column.no_wrap = table.columns[index] in ("contender", *TIMED_COLUMNS[2:-1])
         previous = ""
         for row in table.rows:
             if row[0] and previous:
                 rich_table.add_section()
             previous = row[0] or previous
-            rich_table.add_row(*row)
+            rich_table.add_row(*map(Text, row))
         console.print(rich_table)
 
 

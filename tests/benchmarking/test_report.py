@@ -95,7 +95,10 @@ def test_tables_say_why_there_is_no_figure(results):
     assert "a remark" in text and "A CPU, 2 threads, 24 GB; python 3.11" in text
     console = Console(width=200, record=True)
     report.print_tables(results, console)
-    assert "Attention layers of PVT, 800x1216, forward, fp32, batch 1" in console.export_text()
+    text = console.export_text()
+    assert "Attention layers of PVT, 800x1216, forward, fp32, batch 1" in text
+    # square brackets are text, not rich's markup
+    assert "pvt_kernels[cpu]" in text and "median ms [quartiles]" in text
 
 
 def test_markdown_rows_have_as_many_cells_as_their_header(results):
