@@ -28,7 +28,7 @@ def left_out(case: Case, contender: Contender, flops: int | None) -> bool:
     if contender.kind == COMPILED:
         # compiling a layer's backward takes several seconds
         return case.kind != LAYER or case.backward
-    if contender.backend is not None and case.kind == BACKBONE:
+    if contender.backend is not None and case.kind != LAYER:
         return True
     return contender.kind == NAIVE and (flops is None or flops > QUICK_NAIVE_FLOPS)
 
@@ -69,6 +69,10 @@ def run_case(
         del work
         _release(device)
         for contender in runnable:
+            if suite.quick and contender.kind == COMPILED:
+                # the fresh process would compile once more
+                measurements[contender.name].note = "memory: not in quick mode"
+                continue
             progress(f"{case}: memory of {contender.name}")
             _measure_memory(measurements[contender.name], contender)
     return list(measurements.values())
