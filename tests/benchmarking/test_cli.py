@@ -22,6 +22,7 @@ def briefly(case, chosen, progress):
         (["--dtype", "fp8"], r"argument --dtype: invalid choice: 'fp8' \(choose from .*bf16"),
         (["--stages", "5"], r"argument --stages: invalid choice: 5 \(choose from 1, 2, 3, 4\)"),
         (["--models", "vit"], r"argument --models: invalid choice: 'vit' .*pvt_tiny"),
+        (["--models", "pvt_v2_b2_linear"], r"argument --models: invalid choice"),
         (["--batch", "0"], r"argument --batch: given '0', accepted a whole number"),
         (["--device", "tpu"], r"argument --device: given 'tpu', accepted cpu"),
     ],
