@@ -120,5 +120,5 @@ def suite(
         for size in memory_sizes
         if 1 in stages
     ]
-    seconds, rounds, backbone_rounds = (1.5, 5, 3) if quick else (6.0, 7, 5)
+    seconds, rounds, backbone_rounds = (1.0, 4, 3) if quick else (6.0, 7, 5)
     return Suite(tuple(cases), seconds, rounds, backbone_rounds, quick)

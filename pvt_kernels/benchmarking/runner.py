@@ -28,8 +28,8 @@ def left_out(case: Case, contender: Contender, flops: int | None) -> bool:
     if contender.kind == COMPILED:
         # compiling a layer's backward takes several seconds
         return case.kind != LAYER or case.backward
-    if contender.backend is not None and case.kind != LAYER:
-        return True
+    if contender.backend is not None:
+        return case.kind != LAYER or case.backward
     return contender.kind == NAIVE and (flops is None or flops > QUICK_NAIVE_FLOPS)
 
 
