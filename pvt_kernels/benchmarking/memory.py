@@ -29,6 +29,9 @@ from pvt_kernels.benchmarking.workloads import step, workload
 MARGIN = 0.1
 WARM_UP_SIZE = (64, 64)
 
+# of glibc's malloc.h: larger blocks are mapped on their own, and returned when freed
+_M_MMAP_THRESHOLD = -3
+
 _CGROUP = Path("/sys/fs/cgroup")
 # (limit, usage, statistics) of version 2 and 1
 _CGROUP_FILES = (
@@ -121,7 +124,10 @@ def resident_growth(call: Callable[[], object]) -> Peak:
         before = maximum()
         duration = seconds(call, torch.device("cpu"))
         return Peak(maximum() - before, duration)
-    ctypes.CDLL(None).malloc_trim(0)
+    libc = ctypes.CDLL(None)
+    # else glibc raises the threshold as it goes, and keeps what was freed for later, or not
+    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+    libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     duration = seconds(call, torch.device("cpu"))
