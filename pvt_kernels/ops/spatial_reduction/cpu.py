@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pvt_kernels._C import cpu
+from pvt_kernels.ops.cpu_tensors import dtype_name, with_adjacent_channels
 
 
 def forward(
@@ -22,7 +23,7 @@ def forward(
     B, _, C = x.shape
     R = weight.shape[-1]
     M = (H // R) * (W // R)
-    x = _with_adjacent_channels(x)
+    x = with_adjacent_channels(x)
     weight = weight.contiguous()
     vectors = [t.float().contiguous() for t in (bias, norm_weight, norm_bias)]
     y = x.new_empty(B, M, C)
@@ -52,7 +53,7 @@ def backward(
     B, N, C = x.shape
     R = weight.shape[-1]
     sizes = _sizes(x, H, W, R, eps=0.0)
-    x = _with_adjacent_channels(x)
+    x = with_adjacent_channels(x)
     dy, normalized, rstd = (t.contiguous() for t in (dy, normalized, rstd))
     weight, gamma = weight.contiguous(), norm_weight.float().contiguous()
     # tokens of no patch stay as they are
@@ -77,15 +78,11 @@ def backward(
     )
 
 
-def _with_adjacent_channels(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
 def _tokens(x: Tensor) -> cpu.Tokens:
     return cpu.Tokens(x.data_ptr(), *x.stride()[:2])
 
 
 def _sizes(x: Tensor, H: int, W: int, R: int, eps: float) -> cpu.SpatialReductionSizes:
-    dtype = str(x.dtype).removeprefix("torch.")
+    dtype = dtype_name(x)
     threads = torch.get_num_threads()
     return cpu.SpatialReductionSizes(x.shape[0], H, W, x.shape[-1], R, dtype, eps, threads)
