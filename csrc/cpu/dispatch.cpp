@@ -36,6 +36,7 @@ const CodePath& code_path() {
 #if defined(__x86_64__)
       {"avx2", PVT_KERNELS_CODE_PATH_TABLE(avx2)},
       {"avx512", PVT_KERNELS_CODE_PATH_TABLE(avx512)},
+      {"avx512_bf16", PVT_KERNELS_CODE_PATH_TABLE(avx512_bf16)},
 #endif
   };
   return paths.at(capability());
@@ -51,8 +52,10 @@ const std::vector<std::string>& capabilities() {
     std::map<std::string, bool> has = cpu_features();
     if (has["avx2"] && has["fma"]) {
       found.push_back("avx2");
-      if (has["avx512f"] && has["avx512dq"] && has["avx512bw"] && has["avx512vl"])
+      if (has["avx512f"] && has["avx512dq"] && has["avx512bw"] && has["avx512vl"]) {
         found.push_back("avx512");
+        if (has["avx512_bf16"]) found.push_back("avx512_bf16");
+      }
     }
 #endif
     return found;

@@ -5,7 +5,8 @@
 
 namespace pvt_kernels::cpu {
 
-// The code paths that this CPU can run, the slowest first: "portable", "avx2", "avx512".
+// The code paths that this CPU can run, the slowest first: "portable", "avx2", "avx512",
+// "avx512_bf16".
 const std::vector<std::string>& capabilities();
 
 // The one that runs: the fastest, or what PVT_KERNELS_CPU_CAPABILITY names. Throws

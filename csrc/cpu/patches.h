@@ -1,4 +1,5 @@
-// The patches that the spatial reduction's convolution reads, in the token layout.
+// The patches that the spatial reduction's convolution reads, and the pieces in which its gradients
+// are computed.
 #pragma once
 
 #include <algorithm>
@@ -10,85 +11,169 @@
 namespace pvt_kernels::cpu {
 namespace {
 
-// Depth of a chunk of a patch row: with 64 output channels its weights, 32 KB, stay in L1.
-constexpr int kDepth = 128;
-
-// Patches in a block: their rows of dz or of the convolution's output stay in cache.
-constexpr int kPatches = 48;
-static_assert(kPatches % kRows == 0);
-
-// Fewer where there are too few patches for all threads.
-inline std::int64_t patches_per_block(const SpatialReductionSizes& s) {
-  const std::int64_t share = round_up((s.patches() + s.threads - 1) / s.threads, kRows);
-  return std::min<std::int64_t>(std::max<std::int64_t>(share, kRows), kPatches);
+// Index of a patch's first token among those of its image.
+inline std::int64_t first_token(const SpatialReductionSizes& s, std::int64_t patch) {
+  const std::int64_t index = patch % s.patches_per_image();
+  return index / s.patches_across() * s.sr_ratio * s.width +
+         index % s.patches_across() * s.sr_ratio;
 }
 
-// One of the R rows of a patch is R * C values side by side; a chunk is up to kDepth of them.
+// The token at position r = row * R + column of a patch.
+template <class T>
+const typename T::Storage* token(const SpatialReductionSizes& s, const Tokens& x,
+                                 std::int64_t patch, std::int64_t r) {
+  const std::int64_t index = first_token(s, patch) + r / s.sr_ratio * s.width + r % s.sr_ratio;
+  return static_cast<const typename T::Storage*>(x.data) +
+         patch / s.patches_per_image() * x.batch_stride + index * x.token_stride;
+}
+
+// Whether the values of a patch in the weight's order, (C, R, R), are whole units: neighbours in
+// it are neighbouring tokens of a row, or channels where a patch is one token.
+template <class A>
+bool patch_is_whole_units(const SpatialReductionSizes& s) {
+  return (s.sr_ratio == 1 ? s.channels : s.sr_ratio) % A::kValues == 0;
+}
+
+// Calls f with the arithmetic and the storage type.
+template <class F>
+void with_types(const SpatialReductionSizes& s, F f) {
+  with_dtype(s.dtype, [&](auto type) {
+    using A = typename ArithmeticFor<decltype(type)>::type;
+    if (patch_is_whole_units<A>(s))
+      f(A(), type);
+    else
+      f(Floats(), type);
+  });
+}
+
+// Channels that are gathered at a time.
+template <class A>
+std::int64_t gathered_channels(const SpatialReductionSizes& s) {
+  return s.sr_ratio == 1 ? kLanes * A::kValues : kLanes;
+}
+
+// Channels [channel, channel + count) of patches [first, first + patches) as a right factor in the
+// weight's order, tile[units][kColumns].
+template <class A, class T>
+void gather_columns(const SpatialReductionSizes& s, const Tokens& x, std::int64_t first,
+                    std::int64_t patches, std::int64_t channel, std::int64_t count,
+                    typename A::Unit* tile) {
+  using Unit = typename A::Unit;
+  const std::int64_t area = s.sr_ratio * s.sr_ratio;
+  const std::int64_t positions = area == 1 ? 1 : area / A::kValues;
+  const std::int64_t rows = area == 1 ? units_of<A>(count) : count;
+  for (std::int64_t column = 0; column < patches; column += kLanes) {
+    const std::int64_t columns = std::min<std::int64_t>(kLanes, patches - column);
+    for (std::int64_t position = 0; position < positions; ++position) {
+      Unit block[kLanes * kLanes] = {}, turned[kLanes * kLanes];
+      for (std::int64_t i = 0; i < columns; ++i) {
+        const std::int64_t r = area == 1 ? 0 : position * A::kValues;
+        const auto* from = token<T>(s, x, first + column + i, r) + channel;
+        if (area == 1)
+          copy_as_units<A, T>(from, count, block + i * kLanes);
+        else
+          copy_row_units<A, T>(from, x.token_stride, A::kValues, count, block + i * kLanes, 0);
+      }
+      transpose(block, kLanes, turned, kLanes);
+      for (std::int64_t i = 0; i < rows; ++i)
+        store(tile + (i * positions + position) * kColumns + column, load(turned + i * kLanes));
+    }
+  }
+}
+
+// The gradients of the patches and of the weight are computed a chunk at a time: one of the R * R
+// tokens of every patch, and up to kColumns of its channels.
 struct Chunk {
-  std::int64_t patch_row, offset, count;
+  std::int64_t r, channel, count;
 };
 
-inline std::int64_t chunks_per_row(const SpatialReductionSizes& s) {
-  return (s.sr_ratio * s.channels + kDepth - 1) / kDepth;
+inline std::int64_t chunks_per_token(const SpatialReductionSizes& s) {
+  return (s.channels + kColumns - 1) / kColumns;
+}
+
+inline std::int64_t chunk_count(const SpatialReductionSizes& s) {
+  return s.sr_ratio * s.sr_ratio * chunks_per_token(s);
 }
 
 inline Chunk chunk(const SpatialReductionSizes& s, std::int64_t index) {
-  const std::int64_t offset = index % chunks_per_row(s) * kDepth;
-  return {index / chunks_per_row(s), offset,
-          std::min<std::int64_t>(kDepth, s.sr_ratio * s.channels - offset)};
+  const std::int64_t channel = index % chunks_per_token(s) * kColumns;
+  return {index / chunks_per_token(s), channel, std::min(kColumns, s.channels - channel)};
 }
 
-// Where the chunk's values stand in the patch, in the order (R, R, C).
-inline std::int64_t depth_of(const SpatialReductionSizes& s, const Chunk& c) {
-  return c.patch_row * s.sr_ratio * s.channels + c.offset;
-}
-
-// Index of the token that a patch's row begins with, within its image.
-inline std::int64_t first_token(const SpatialReductionSizes& s, std::int64_t patch,
-                                std::int64_t patch_row) {
-  const std::int64_t index = patch % s.patches_per_image();
-  const std::int64_t row = index / s.patches_across() * s.sr_ratio + patch_row;
-  return row * s.width + index % s.patches_across() * s.sr_ratio;
-}
-
-// Calls f(i, token, channel, count) for the pieces of the chunk that lie within one token, i being
-// where a piece begins in the chunk.
-template <class F>
-void for_each_piece(const SpatialReductionSizes& s, const Chunk& c, F f) {
-  for (std::int64_t i = 0; i < c.count;) {
-    const std::int64_t channel = (c.offset + i) % s.channels;
-    const std::int64_t count = std::min(s.channels - channel, c.count - i);
-    f(i, (c.offset + i) / s.channels, channel, count);
-    i += count;
+// A chunk of A::kValues neighbouring patches, units[kColumns]; zeros for patches from `end` on, and
+// for channels up to a whole vector.
+template <class A, class T>
+void copy_patch_units(const SpatialReductionSizes& s, const Tokens& x, const Chunk& c,
+                      std::int64_t patch, std::int64_t end, typename A::Unit* to) {
+  if (patch < end) {
+    const auto* first = token<T>(s, x, patch, c.r) + c.channel;
+    if (patch + 1 < end)
+      copy_row_units<A, T>(first, token<T>(s, x, patch + 1, c.r) + c.channel - first, A::kValues,
+                           c.count, to, 0);
+    else
+      copy_row_units<A, T>(first, 0, 1, c.count, to, 0);
+  } else {
+    std::fill(to, to + round_up(c.count, kLanes), typename A::Unit{});
   }
 }
 
-// The chunk of `count` patches, as fp32, into to[rows][kDepth]; rows beyond `count` become 0.
+// Channels from `channel` and positions from `r` on of one row of the weight, (C, R, R), to
+// block[positions][channels]; zeros beyond them.
 template <class T>
-void gather(const SpatialReductionSizes& s, const Tokens& x, std::int64_t first, std::int64_t count,
-            std::int64_t rows, const Chunk& c, float* to) {
-  const auto* data = static_cast<const typename T::Storage*>(x.data);
-  for (std::int64_t p = first; p < first + count; ++p, to += kDepth) {
-    const auto* begin = data + p / s.patches_per_image() * x.batch_stride +
-                        first_token(s, p, c.patch_row) * x.token_stride;
-    for_each_piece(s, c, [&](auto i, auto token, auto channel, auto length) {
-      const auto* from = begin + token * x.token_stride + channel;
-      for (std::int64_t j = 0; j < length; ++j) to[i + j] = T::to_float(from[j]);
-    });
-  }
-  std::fill(to, to + (rows - count) * kDepth, 0.0f);
+void turn_weight_row(const SpatialReductionSizes& s, const typename T::Storage* row,
+                     std::int64_t channel, std::int64_t r, float* block) {
+  const std::int64_t area = s.sr_ratio * s.sr_ratio;
+  const std::int64_t count = std::min<std::int64_t>(kLanes, area - r);
+  float given[kLanes * kLanes] = {};
+  for (std::int64_t i = 0; i < std::min<std::int64_t>(kLanes, s.channels - channel); ++i)
+    for (std::int64_t j = 0; j < count; ++j)
+      given[i * kLanes + j] = T::to_float(row[(channel + i) * area + r + j]);
+  transpose(given, kLanes, block, kLanes);
 }
 
-// The transpose of gather: rows[count][kDepth] to the tokens of a contiguous (B, H*W, C) tensor.
+// Rows [A::kValues * unit, ..) of the weight, (C_out, C, R, R), to chunks[units of C_out][kColumns]
+// of units of neighbouring rows.
+template <class A, class T>
+void weight_to_chunks(const SpatialReductionSizes& s, const typename T::Storage* weight,
+                      std::int64_t unit, typename A::Unit* chunks) {
+  const std::int64_t area = s.sr_ratio * s.sr_ratio, row = unit * A::kValues;
+  const std::int64_t chunk_size = units_of<A>(s.channels) * kColumns;
+  for (std::int64_t channel = 0; channel < s.channels; channel += kLanes) {
+    for (std::int64_t r = 0; r < area; r += kLanes) {
+      float first[kLanes * kLanes], second[kLanes * kLanes] = {};
+      turn_weight_row<T>(s, weight + row * s.depth(), channel, r, first);
+      if (A::kValues == 2 && row + 1 < s.channels)
+        turn_weight_row<T>(s, weight + (row + 1) * s.depth(), channel, r, second);
+      for (std::int64_t i = 0; i < std::min<std::int64_t>(kLanes, area - r); ++i) {
+        const std::int64_t index = (r + i) * chunks_per_token(s) + channel / kColumns;
+        store(chunks + index * chunk_size + unit * kColumns + channel % kColumns,
+              A::units(load(first + i * kLanes), load(second + i * kLanes)));
+      }
+    }
+  }
+}
+
+// One row of the weight's gradient from chunks[C_out][kColumns] of fp32.
 template <class T>
-void scatter(const SpatialReductionSizes& s, const float* rows, std::int64_t first,
-             std::int64_t count, const Chunk& c, void* tensor) {
-  auto* data = static_cast<typename T::Storage*>(tensor);
-  const std::int64_t tokens = s.height * s.width;
-  for (std::int64_t p = first; p < first + count; ++p, rows += kDepth) {
-    const std::int64_t begin = p / s.patches_per_image() * tokens + first_token(s, p, c.patch_row);
-    auto* to = data + begin * s.channels + c.offset;
-    for (std::int64_t j = 0; j < c.count; ++j) to[j] = T::from_float(rows[j]);
+void chunks_to_weight_row(const SpatialReductionSizes& s, const float* chunks, std::int64_t row,
+                          typename T::Storage* weight) {
+  const std::int64_t area = s.sr_ratio * s.sr_ratio;
+  for (std::int64_t channel = 0; channel < s.channels; channel += kLanes) {
+    const std::int64_t count = std::min<std::int64_t>(kLanes, s.channels - channel);
+    for (std::int64_t r = 0; r < area; r += kLanes) {
+      const std::int64_t positions = std::min<std::int64_t>(kLanes, area - r);
+      float block[kLanes * kLanes] = {}, turned[kLanes * kLanes];
+      for (std::int64_t i = 0; i < positions; ++i) {
+        const std::int64_t index = (r + i) * chunks_per_token(s) + channel / kColumns;
+        store(block + i * kLanes,
+              load(chunks + (index * s.channels + row) * kColumns + channel % kColumns));
+      }
+      transpose(block, kLanes, turned, kLanes);
+      for (std::int64_t i = 0; i < count; ++i)
+        for (std::int64_t j = 0; j < positions; ++j)
+          weight[row * s.depth() + (channel + i) * area + r + j] =
+              T::from_float(turned[i * kLanes + j]);
+    }
   }
 }
 

@@ -1,159 +1,174 @@
-// Spatial reduction backward, in three passes: LayerNorm over rows; the parameters' gradients,
-// each thread owning a part of them, so that nothing is summed across threads; and dx, to which
-// each patch writes alone. Compiled once for each code path.
+// Spatial reduction backward: LayerNorm, tile by tile of patches; then the gradients of the patches
+// and of the weight, chunk by chunk of channels at one position in a patch: each token and each
+// part of the weight is written by one thread, and nothing is summed across threads. Compiled once
+// for each code path.
 #include "cpu/code_path.h"
-#include "cpu/conv_weights.h"
 #include "cpu/patches.h"
 #include "cpu/threads.h"
-#include "cpu/tiles.h"
 
 namespace pvt_kernels::cpu {
 namespace {
 
-static_assert(kDepth % kLanes == 0);
+// Tiles of all patches; their width doesn't depend on the number of threads, nor does a result.
+std::int64_t tile_count(const SpatialReductionSizes& s) {
+  return (s.patches() + kColumns - 1) / kColumns;
+}
 
-inline std::int64_t dz_rows(const SpatialReductionSizes& s) { return round_up(s.patches(), kRows); }
-
+template <class A>
 struct BackwardScratch {
-  // shared: dz, to a whole register block of rows; the weight's rows as (C_out, R, R, C_in); and
-  // the weight's gradient as (R, R, C_in, C_out)
-  float *dz, *reordered, *dmatrix;
-  // each thread's
-  float *chunk, *weights;
+  using Unit = typename A::Unit;
+  // shared: dz of each tile, as left factor over patches and as right factor over channels; each
+  // tile's sums over patches, for dbias, dnorm_weight and dnorm_bias; the weight's chunks, and
+  // their gradients
+  float *dz, *sums;
+  Unit *dz_columns, *chunks;
+  float* dchunks;
   std::size_t shared_bytes, thread_bytes;
 
-  BackwardScratch(const SpatialReductionSizes& s, void* base, int thread) {
-    const std::int64_t channels = padded_channels(s.channels);
-    Scratch shared(base);
-    dz = shared.floats(dz_rows(s) * channels);
-    reordered = shared.floats(s.channels * s.reordered_stride());
-    dmatrix = shared.floats(s.depth() * channels);
+  BackwardScratch(const SpatialReductionSizes& s, void* base) {
+    Scratch shared(base), own(nullptr);
+    dz = shared.take(tile_count(s) * s.channels * kColumns);
+    sums = shared.take(tile_count(s) * 3 * s.channels);
+    dz_columns = shared.take<Unit>(tile_count(s) * units_of<A>(s.channels) * kColumns);
+    chunks = shared.take<Unit>(chunk_count(s) * units_of<A>(s.channels) * kColumns);
+    dchunks = shared.take(chunk_count(s) * s.channels * kColumns);
     shared_bytes = shared.bytes();
-    thread_bytes = place(s, Scratch(nullptr));
-    place(s, Scratch(base, shared_bytes + thread * thread_bytes));
+    Thread(s, own);
+    thread_bytes = own.bytes();
   }
 
- private:
-  std::size_t place(const SpatialReductionSizes& s, Scratch own) {
-    chunk = own.floats(kPatches * kDepth);
-    weights = own.floats(round_up(kDepth, kRows) * padded_channels(s.channels));
-    return own.bytes();
-  }
+  struct Thread {
+    // a tile's dy and normalised rows
+    float *dy, *normalized;
+    // a chunk of a tile of patches, over patches, and its gradient
+    Unit* patches;
+    float* dpatches;
+
+    Thread(const SpatialReductionSizes& s, Scratch& own)
+        : dy(own.take(s.channels * kColumns)),
+          normalized(own.take(s.channels * kColumns)),
+          patches(own.take<Unit>(units_of<A>(kColumns) * kColumns)),
+          dpatches(own.take(kColumns * kColumns)) {}
+  };
 };
+
+float row_sum(const float* row, std::int64_t columns) {
+  Vec total = {};
+  for (std::int64_t c = 0; c < columns; c += kLanes) total += load(row + c);
+  return sum(total);
+}
+
+// dz = rstd * (g - mean(g) - normalized * mean(g * normalized)) with g = dy * norm_weight, column
+// by column; and the sums over columns. Columns up to a whole vector have dy = normalized = 0.
+void layer_norm_tile(const SpatialReductionSizes& s, const float* norm_weight, const float* dy,
+                     const float* normalized, const float* rstd, std::int64_t count, float* dz,
+                     float* sums) {
+  const auto channels = static_cast<float>(s.channels);
+  const std::int64_t columns = round_up(count, kLanes);
+  for (std::int64_t column = 0; column < columns; column += kLanes) {
+    Vec total = {}, projection = {};
+    for (std::int64_t c = 0; c < s.channels; ++c) {
+      const Vec g = load(dy + c * kColumns + column) * norm_weight[c];
+      total += g;
+      projection += g * load(normalized + c * kColumns + column);
+      store(dz + c * kColumns + column, g);
+    }
+    const Vec mean = total / channels;
+    projection = projection / channels;
+    float scale[kLanes] = {};
+    std::copy_n(rstd + column, std::min<std::int64_t>(kLanes, count - column), scale);
+    for (std::int64_t c = 0; c < s.channels; ++c) {
+      float* to = dz + c * kColumns + column;
+      store(to, load(scale) *
+                    (load(to) - mean - load(normalized + c * kColumns + column) * projection));
+    }
+  }
+  for (std::int64_t c = 0; c < s.channels; ++c) {
+    const float *d = dy + c * kColumns, *n = normalized + c * kColumns;
+    Vec products = {};
+    for (std::int64_t column = 0; column < columns; column += kLanes)
+      products += load(d + column) * load(n + column);
+    sums[c] = row_sum(dz + c * kColumns, columns);
+    sums[s.channels + c] = sum(products);
+    sums[2 * s.channels + c] = row_sum(d, columns);
+  }
+}
 
 struct Gradients {
   void *dx, *dweight;
   float *dbias, *dnorm_weight, *dnorm_bias;
 };
 
-// dZ = rstd * (G - mean(G) - Z^ * mean(G * Z^)) with G = dY * gamma, for one row.
-template <class T>
-void layer_norm_row(std::int64_t channels, const typename T::Storage* dy, const float* norm_weight,
-                    const float* normalized, float rstd, float* dz) {
-  float sum = 0, projection = 0;
-#pragma omp simd reduction(+ : sum, projection)
-  for (std::int64_t c = 0; c < channels; ++c) {
-    const float g = T::to_float(dy[c]) * norm_weight[c];
-    sum += g;
-    projection += g * normalized[c];
-    dz[c] = g;
-  }
-  const float mean = sum / static_cast<float>(channels);
-  projection /= static_cast<float>(channels);
-  for (std::int64_t c = 0; c < channels; ++c)
-    dz[c] = rstd * (dz[c] - mean - normalized[c] * projection);
-  std::fill(dz + channels, dz + padded_channels(channels), 0.0f);
-}
-
-// The sums over all rows, for channels [begin, end).
-template <class T>
-void sum_rows(const SpatialReductionSizes& s, const typename T::Storage* dy,
-              const float* normalized, const float* dz, std::int64_t begin, std::int64_t end,
-              const Gradients& g) {
-  for (float* sums : {g.dbias, g.dnorm_weight, g.dnorm_bias})
-    std::fill(sums + begin, sums + end, 0.0f);
-  for (std::int64_t row = 0; row < s.patches(); ++row) {
-    for (std::int64_t c = begin; c < end; ++c) {
-      const float d = T::to_float(dy[row * s.channels + c]);
-      g.dbias[c] += dz[row * padded_channels(s.channels) + c];
-      g.dnorm_weight[c] += d * normalized[row * s.channels + c];
-      g.dnorm_bias[c] += d;
-    }
-  }
-}
-
-// The rows of dmatrix that belong to one chunk: X^T dZ over all patches.
-template <class T>
-void weights_of_chunk(const SpatialReductionSizes& s, const Tokens& x, const Chunk& c,
-                      BackwardScratch& w) {
-  const std::int64_t channels = padded_channels(s.channels);
-  std::fill(w.weights, w.weights + round_up(kDepth, kRows) * channels, 0.0f);
-  for (std::int64_t first = 0; first < s.patches(); first += kPatches) {
-    const std::int64_t count = std::min<std::int64_t>(kPatches, s.patches() - first);
-    gather<T>(s, x, first, count, count, c, w.chunk);
-    std::int64_t row = 0;
-    for (; row + kRows <= c.count; row += kRows)
-      accumulate<kRows>({w.chunk + row, 1, kDepth, count}, w.dz + first * channels, channels,
-                        w.weights + row * channels, channels, channels);
-    for (; row < c.count; ++row)
-      accumulate<1>({w.chunk + row, 1, kDepth, count}, w.dz + first * channels, channels,
-                    w.weights + row * channels, channels, channels);
-  }
-  std::copy(w.weights, w.weights + c.count * channels, w.dmatrix + depth_of(s, c) * channels);
-}
-
-// dX of `count` patches: dZ times the weight's rows, chunk by chunk.
-template <class T>
-void inputs_of_block(const SpatialReductionSizes& s, std::int64_t first, std::int64_t count,
-                     BackwardScratch& w, void* dx) {
-  const std::int64_t channels = padded_channels(s.channels), stride = s.reordered_stride();
-  for (std::int64_t i = 0; i < s.sr_ratio * chunks_per_row(s); ++i) {
-    const Chunk c = chunk(s, i);
-    std::fill(w.chunk, w.chunk + kPatches * kDepth, 0.0f);
-    // to a whole vector: what lies beyond the chunk is multiplied too, and left
-    const std::int64_t width = round_up(c.count, kLanes);
-    for (std::int64_t row = 0; row < count; row += kRows)
-      accumulate<kRows>({w.dz + (first + row) * channels, channels, 1, s.channels},
-                        w.reordered + depth_of(s, c), stride, w.chunk + row * kDepth, kDepth,
-                        width);
-    scatter<T>(s, w.chunk, first, count, c, dx);
-  }
-}
-
-template <class T>
+template <class A, class T>
 void backward(const SpatialReductionSizes& s, const void* dy, const Tokens& x, const void* weight,
               const float* norm_weight, const float* normalized, const float* rstd,
               const Gradients& g, void* workspace) {
+  using Unit = typename A::Unit;
   using Storage = typename T::Storage;
+  const BackwardScratch<A> shared(s, workspace);
   const auto* dy_rows = static_cast<const Storage*>(dy);
-  const std::int64_t channels = padded_channels(s.channels), size = patches_per_block(s);
-  const std::int64_t chunks = s.sr_ratio * chunks_per_row(s);
+  const Tokens to_dx{g.dx, s.height * s.width * s.channels, s.channels};
+  const std::int64_t units = units_of<A>(s.channels);
+  const auto first_of = [&](std::int64_t tile) { return tile * kColumns; };
+  const auto count_of = [&](std::int64_t tile) {
+    return std::min(kColumns, s.patches() - tile * kColumns);
+  };
 #pragma omp parallel num_threads(s.threads)
   {
-    BackwardScratch w(s, workspace, omp_get_thread_num());
+    Scratch own(workspace, shared.shared_bytes + omp_get_thread_num() * shared.thread_bytes);
+    typename BackwardScratch<A>::Thread w(s, own);
 #pragma omp for schedule(static) nowait
-    for (std::int64_t c = 0; c < s.channels; ++c)
-      weight_to_patch_order<T>(s, static_cast<const Storage*>(weight), c,
-                               w.reordered + c * s.reordered_stride());
+    for (std::int64_t unit = 0; unit < units; ++unit)
+      weight_to_chunks<A, T>(s, static_cast<const Storage*>(weight), unit, shared.chunks);
 #pragma omp for schedule(static)
-    for (std::int64_t row = 0; row < dz_rows(s); ++row) {
-      if (row < s.patches())
-        layer_norm_row<T>(s.channels, dy_rows + row * s.channels, norm_weight,
-                          normalized + row * s.channels, rstd[row], w.dz + row * channels);
-      else
-        std::fill(w.dz + row * channels, w.dz + (row + 1) * channels, 0.0f);
+    for (std::int64_t tile = 0; tile < tile_count(s); ++tile) {
+      const std::int64_t first = first_of(tile) * s.channels, count = count_of(tile);
+      const std::int64_t columns = round_up(count, kLanes);
+      float* dz = shared.dz + tile * s.channels * kColumns;
+      load_columns<Floats, T>(dy_rows + first, s.channels, count, s.channels, w.dy);
+      load_columns<Floats, F32>(normalized + first, s.channels, count, s.channels, w.normalized);
+      layer_norm_tile(s, norm_weight, w.dy, w.normalized, rstd + first_of(tile), count, dz,
+                      shared.sums + tile * 3 * s.channels);
+      // the copies' order: by_rows() overwrites dz
+      Unit* to = shared.dz_columns + tile * units * kColumns;
+      copy_units<A>(dz, s.channels, columns, to);
+      by_rows<A>(dz, s.channels, columns);
     }
 #pragma omp for schedule(static) nowait
-    for (std::int64_t begin = 0; begin < s.channels; begin += kLanes)
-      sum_rows<T>(s, dy_rows, normalized, w.dz, begin, std::min(begin + kLanes, s.channels), g);
-#pragma omp for schedule(static) nowait
-    for (std::int64_t first = 0; first < s.patches(); first += size)
-      inputs_of_block<T>(s, first, std::min(size, s.patches() - first), w, g.dx);
+    for (std::int64_t c = 0; c < s.channels; ++c) {
+      for (float* sums : {g.dbias, g.dnorm_weight, g.dnorm_bias}) sums[c] = 0.0f;
+      for (std::int64_t tile = 0; tile < tile_count(s); ++tile) {
+        const float* sums = shared.sums + tile * 3 * s.channels + c;
+        g.dbias[c] += sums[0];
+        g.dnorm_weight[c] += sums[s.channels];
+        g.dnorm_bias[c] += sums[2 * s.channels];
+      }
+    }
 #pragma omp for schedule(static)
-    for (std::int64_t i = 0; i < chunks; ++i) weights_of_chunk<T>(s, x, chunk(s, i), w);
+    for (std::int64_t i = 0; i < chunk_count(s); ++i) {
+      const Chunk c = chunk(s, i);
+      const ByColumns<A> weights{shared.chunks + i * units * kColumns, kColumns, units};
+      float* dweights = shared.dchunks + i * s.channels * kColumns;
+      fill_rows(dweights, s.channels, nullptr);
+      for (std::int64_t tile = 0; tile < tile_count(s); ++tile) {
+        const std::int64_t first = first_of(tile), count = count_of(tile);
+        const std::int64_t columns = round_up(count, kLanes);
+        multiply_chains(weights, c.count, shared.dz_columns + tile * units * kColumns, kColumns,
+                        count, w.dpatches, kColumns);
+        store_columns<T>(w.dpatches, count, c.count, 1.0f, [&](auto patch) {
+          return const_cast<Storage*>(token<T>(s, to_dx, first + patch, c.r)) + c.channel;
+        });
+        for (std::int64_t patch = 0; patch < columns; patch += A::kValues)
+          copy_patch_units<A, T>(s, x, c, first + patch, first + count,
+                                 w.patches + patch / A::kValues * kColumns);
+        const auto* dz = reinterpret_cast<const Unit*>(shared.dz + tile * s.channels * kColumns);
+        multiply(ByRows<A>{dz, kColumns / A::kValues, columns / A::kValues}, s.channels, w.patches,
+                 kColumns, c.count, Add{dweights, kColumns});
+      }
+    }
 #pragma omp for schedule(static)
-    for (std::int64_t k = 0; k < s.depth(); k += kLanes)
-      matrix_to_weight<T>(s, w.dmatrix, k, static_cast<Storage*>(g.dweight));
+    for (std::int64_t row = 0; row < s.channels; ++row)
+      chunks_to_weight_row<T>(s, shared.dchunks, row, static_cast<Storage*>(g.dweight));
   }
 }
 
@@ -162,8 +177,12 @@ void backward(const SpatialReductionSizes& s, const void* dy, const Tokens& x, c
 namespace PVT_KERNELS_CODE_PATH {
 
 std::size_t spatial_reduction_backward_workspace(const SpatialReductionSizes& sizes) {
-  const BackwardScratch w(sizes, nullptr, 0);
-  return w.shared_bytes + w.thread_bytes * sizes.threads;
+  std::size_t bytes = 0;
+  with_dtype(sizes.dtype, [&](auto type) {
+    const BackwardScratch<typename ArithmeticFor<decltype(type)>::type> w(sizes, nullptr);
+    bytes = w.shared_bytes + w.thread_bytes * sizes.threads;
+  });
+  return bytes;
 }
 
 void spatial_reduction_backward(const SpatialReductionSizes& sizes, const void* dy, Tokens x,
@@ -173,7 +192,9 @@ void spatial_reduction_backward(const SpatialReductionSizes& sizes, const void* 
                                 void* workspace) {
   const Gradients g{dx, dweight, dbias, dnorm_weight, dnorm_bias};
   with_dtype(sizes.dtype, [&](auto type) {
-    backward<decltype(type)>(sizes, dy, x, weight, norm_weight, normalized, rstd, g, workspace);
+    using T = decltype(type);
+    backward<typename ArithmeticFor<T>::type, T>(sizes, dy, x, weight, norm_weight, normalized,
+                                                 rstd, g, workspace);
   });
 }
 

@@ -1,36 +1,36 @@
-// Spatial reduction forward: a block of patches is gathered from the tokens chunk by chunk,
-// multiplied by the weights, and normalised while its rows are in cache. Compiled once for each
-// code path.
+// Spatial reduction forward: a tile of patches is gathered from the tokens a few channels at a
+// time, multiplied by the weight as it is stored, and normalised while it is in cache. Compiled
+// once for each code path.
 #include "cpu/code_path.h"
-#include "cpu/conv_weights.h"
 #include "cpu/patches.h"
 #include "cpu/threads.h"
-#include "cpu/tiles.h"
 
 namespace pvt_kernels::cpu {
 namespace {
 
+template <class A, class T>
 struct ForwardScratch {
-  // shared: the weight as (R, R, C_in, C_out)
-  float* matrix;
-  // each thread's
-  float *chunk, *rows;
+  // shared: the weight, if it isn't units as it is stored
+  typename A::Unit* weight;
   std::size_t shared_bytes, thread_bytes;
 
-  ForwardScratch(const SpatialReductionSizes& s, void* base, int thread) {
-    Scratch shared(base);
-    matrix = shared.floats(s.depth() * padded_channels(s.channels));
+  ForwardScratch(const SpatialReductionSizes& s, void* base) {
+    Scratch shared(base), own(nullptr);
+    weight = shared.take<typename A::Unit>(kStoredAsUnits<A, T> ? 0 : s.channels * s.depth());
     shared_bytes = shared.bytes();
-    thread_bytes = place(s, Scratch(nullptr));
-    place(s, Scratch(base, shared_bytes + thread * thread_bytes));
+    Thread(s, own);
+    thread_bytes = own.bytes();
   }
 
- private:
-  std::size_t place(const SpatialReductionSizes& s, Scratch own) {
-    chunk = own.floats(kPatches * kDepth);
-    rows = own.floats(kPatches * padded_channels(s.channels));
-    return own.bytes();
-  }
+  struct Thread {
+    typename A::Unit* patches;
+    float *out, *y;
+
+    Thread(const SpatialReductionSizes& s, Scratch& own)
+        : patches(own.take<typename A::Unit>(kLanes * s.sr_ratio * s.sr_ratio * kColumns)),
+          out(own.take(s.channels * kColumns)),
+          y(own.take(s.channels * kColumns)) {}
+  };
 };
 
 struct Parameters {
@@ -38,70 +38,67 @@ struct Parameters {
   const float *bias, *norm_weight, *norm_bias;
 };
 
-// LayerNorm of one row of the convolution's output; returns rstd.
-float normalize(const SpatialReductionSizes& s, const float* bias, const float* row,
-                float* normalized) {
+// LayerNorm of each column of the convolution's output, in place, and with the parameters in y.
+void normalize(const SpatialReductionSizes& s, const Parameters& p, std::int64_t columns,
+               float* out, float* y, float* rstd) {
   const auto channels = static_cast<float>(s.channels);
-  float total = 0, squares = 0;
-#pragma omp simd reduction(+ : total)
-  for (std::int64_t c = 0; c < s.channels; ++c) {
-    normalized[c] = row[c] + bias[c];
-    total += normalized[c];
-  }
-  const float mean = total / channels;
-#pragma omp simd reduction(+ : squares)
-  for (std::int64_t c = 0; c < s.channels; ++c) {
-    normalized[c] -= mean;
-    squares += normalized[c] * normalized[c];
-  }
-  const float rstd = 1.0f / std::sqrt(squares / channels + s.eps);
-  for (std::int64_t c = 0; c < s.channels; ++c) normalized[c] *= rstd;
-  return rstd;
-}
-
-// The convolution of `count` patches, into w.rows.
-template <class T>
-void convolve(const SpatialReductionSizes& s, const Tokens& x, std::int64_t first,
-              std::int64_t count, ForwardScratch& w) {
-  const std::int64_t channels = padded_channels(s.channels), rows = round_up(count, kRows);
-  std::fill(w.rows, w.rows + rows * channels, 0.0f);
-  for (std::int64_t i = 0; i < s.sr_ratio * chunks_per_row(s); ++i) {
-    const Chunk c = chunk(s, i);
-    gather<T>(s, x, first, count, rows, c, w.chunk);
-    const float* weights = w.matrix + depth_of(s, c) * channels;
-    // tiles of output channels outside, so that each tile of the weights is read once
-    for (std::int64_t tile = 0; tile < channels; tile += kTile) {
-      const std::int64_t width = std::min<std::int64_t>(kTile, channels - tile);
-      for (std::int64_t row = 0; row < rows; row += kRows)
-        accumulate<kRows>({w.chunk + row * kDepth, kDepth, 1, c.count}, weights + tile, channels,
-                          w.rows + row * channels + tile, channels, width);
+  for (std::int64_t column = 0; column < columns; column += kLanes) {
+    Vec total = {}, squares = {};
+    for (std::int64_t c = 0; c < s.channels; ++c) total += load(out + c * kColumns + column);
+    const Vec mean = total / channels;
+    for (std::int64_t c = 0; c < s.channels; ++c) {
+      const Vec centered = load(out + c * kColumns + column) - mean;
+      squares += centered * centered;
+      store(out + c * kColumns + column, centered);
     }
+    float scale[kLanes];
+    store(scale, squares / channels + s.eps);
+    for (float& value : scale) value = 1.0f / std::sqrt(value);
+    for (std::int64_t c = 0; c < s.channels; ++c) {
+      const Vec normalized = load(out + c * kColumns + column) * load(scale);
+      store(out + c * kColumns + column, normalized);
+      store(y + c * kColumns + column, normalized * p.norm_weight[c] + p.norm_bias[c]);
+    }
+    std::copy_n(scale, std::min<std::int64_t>(kLanes, columns - column), rstd + column);
   }
 }
 
-template <class T>
+template <class A, class T>
 void forward(const SpatialReductionSizes& s, const Tokens& x, const Parameters& p, void* y,
              float* normalized, float* rstd, void* workspace) {
-  const auto* weight = static_cast<const typename T::Storage*>(p.weight);
-  auto* out = static_cast<typename T::Storage*>(y);
-  const std::int64_t size = patches_per_block(s);
+  using Unit = typename A::Unit;
+  using Storage = typename T::Storage;
+  const ForwardScratch<A, T> shared(s, workspace);
+  const auto* stored = static_cast<const Storage*>(p.weight);
+  const auto* weight = kStoredAsUnits<A, T> ? reinterpret_cast<const Unit*>(stored) : shared.weight;
+  const Tiles tiles(1, s.patches(), s.threads);
+  const std::int64_t area = s.sr_ratio * s.sr_ratio, step = gathered_channels<A>(s);
 #pragma omp parallel num_threads(s.threads)
   {
-    ForwardScratch w(s, workspace, omp_get_thread_num());
+    Scratch own(workspace, shared.shared_bytes + omp_get_thread_num() * shared.thread_bytes);
+    typename ForwardScratch<A, T>::Thread w(s, own);
+    if constexpr (!kStoredAsUnits<A, T>) {
 #pragma omp for schedule(static)
-    for (std::int64_t k = 0; k < s.depth(); k += kLanes)
-      weight_to_matrix<T>(s, weight, k, w.matrix);
+      for (std::int64_t row = 0; row < s.channels; ++row)
+        copy_as_units<A, T>(stored + row * s.depth(), s.depth(), shared.weight + row * s.depth());
+    }
 #pragma omp for schedule(static)
-    for (std::int64_t first = 0; first < s.patches(); first += size) {
-      const std::int64_t count = std::min(size, s.patches() - first);
-      convolve<T>(s, x, first, count, w);
-      for (std::int64_t i = 0; i < count; ++i) {
-        const std::int64_t begin = (first + i) * s.channels;
-        float* row = normalized + begin;
-        rstd[first + i] = normalize(s, p.bias, w.rows + i * padded_channels(s.channels), row);
-        for (std::int64_t c = 0; c < s.channels; ++c)
-          out[begin + c] = T::from_float(row[c] * p.norm_weight[c] + p.norm_bias[c]);
+    for (std::int64_t tile = 0; tile < tiles.total; ++tile) {
+      const std::int64_t first = tiles.first(tile), count = tiles.count(tile);
+      fill_rows(w.out, s.channels, p.bias);
+      for (std::int64_t channel = 0; channel < s.channels; channel += step) {
+        const std::int64_t channels = std::min(step, s.channels - channel);
+        gather_columns<A, T>(s, x, first, count, channel, channels, w.patches);
+        const ByRows<A> rows{weight + channel * area / A::kValues, s.depth() / A::kValues,
+                             channels * area / A::kValues};
+        multiply_chains(rows, s.channels, w.patches, kColumns, count, w.out, kColumns, true);
       }
+      normalize(s, p, count, w.out, w.y, rstd + first);
+      float* to_normalized = normalized + first * s.channels;
+      store_columns<F32>(w.out, count, s.channels, 1.0f,
+                         [&](auto i) { return to_normalized + i * s.channels; });
+      Storage* to_y = static_cast<Storage*>(y) + first * s.channels;
+      store_columns<T>(w.y, count, s.channels, 1.0f, [&](auto i) { return to_y + i * s.channels; });
     }
   }
 }
@@ -111,16 +108,20 @@ void forward(const SpatialReductionSizes& s, const Tokens& x, const Parameters& 
 namespace PVT_KERNELS_CODE_PATH {
 
 std::size_t spatial_reduction_forward_workspace(const SpatialReductionSizes& sizes) {
-  const ForwardScratch w(sizes, nullptr, 0);
-  return w.shared_bytes + w.thread_bytes * sizes.threads;
+  std::size_t bytes = 0;
+  with_types(sizes, [&](auto arithmetic, auto type) {
+    const ForwardScratch<decltype(arithmetic), decltype(type)> w(sizes, nullptr);
+    bytes = w.shared_bytes + w.thread_bytes * sizes.threads;
+  });
+  return bytes;
 }
 
 void spatial_reduction_forward(const SpatialReductionSizes& sizes, Tokens x, const void* weight,
                                const float* bias, const float* norm_weight, const float* norm_bias,
                                void* y, float* normalized, float* rstd, void* workspace) {
   const Parameters p{weight, bias, norm_weight, norm_bias};
-  with_dtype(sizes.dtype, [&](auto type) {
-    forward<decltype(type)>(sizes, x, p, y, normalized, rstd, workspace);
+  with_types(sizes, [&](auto arithmetic, auto type) {
+    forward<decltype(arithmetic), decltype(type)>(sizes, x, p, y, normalized, rstd, workspace);
   });
 }
 

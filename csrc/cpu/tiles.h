@@ -1,153 +1,163 @@
-// What the kernels share: the shapes of their tiles, packing, the two register-blocked products,
-// and scratch memory.
+// Tiles of tokens, how they come out of tensors and go back, and scratch memory.
+//
+// A tile holds up to kColumns tokens as columns, a vector of neighbours at a time, and one channel
+// or key a row. A product's left factor is then what all tokens share (a weight, the keys, the
+// values), read in the order in which it is stored, and nothing but the tokens is ever transposed.
 #pragma once
 
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/attention.h"
+#include "cpu/product.h"
 #include "cpu/vec.h"
 
 namespace pvt_kernels::cpu {
 namespace {
 
-// Queries in a block: their rows of packed q, do, o and dq stay in L1 and L2 while the keys pass.
-constexpr int kQueries = 48;
-// Keys in a block: with head_dim 64 its K and V, 16 KB each, stay in L1 while the queries pass.
-constexpr int kKeys = 64;
-// Rows of a register block.
-constexpr int kRows = 6;
-// Keys of a register block of scores.
-constexpr int kTile = kBlockVectors * kLanes;
-static_assert(kQueries % kRows == 0 && kKeys % kTile == 0);
+constexpr std::int64_t kColumns = 64;
+static_assert(kColumns % kTile == 0);
 
-constexpr float kLog2e = 1.44269504088896340736f;
-constexpr float kLn2 = 0.69314718055994530942f;
-
-inline std::int64_t round_up(std::int64_t x, std::int64_t multiple) {
-  return (x + multiple - 1) / multiple * multiple;
-}
-
-// `count` rows of one head, converted to fp32 and multiplied by `factor`, into
-// to[rows][channels]; what is beyond the head's channels or beyond `count` becomes 0.
-template <class T>
-void pack_rows(const Heads& from, std::int64_t batch, std::int64_t head, std::int64_t first,
-               std::int64_t count, std::int64_t head_dim, float factor, float* to,
-               std::int64_t rows) {
-  const std::int64_t channels = padded_channels(head_dim);
-  const auto* row = static_cast<const typename T::Storage*>(from.data) + batch * from.batch_stride +
-                    head * from.head_stride + first * from.token_stride;
-  for (std::int64_t i = 0; i < count; ++i) {
-    for (std::int64_t c = 0; c < head_dim; ++c) to[c] = T::to_float(row[c]) * factor;
-    std::fill(to + head_dim, to + channels, 0.0f);
-    row += from.token_stride;
-    to += channels;
-  }
-  std::fill(to, to + (rows - count) * channels, 0.0f);
-}
-
-// rows[kKeys][channels] -> panels of kTile keys, each channels x kTile: the layout in which a
-// register block of scores reads one channel of all its keys at once.
-inline void transpose_to_panels(const float* rows, std::int64_t channels, float* panels) {
-  for (int tile = 0; tile < kKeys; tile += kTile, panels += channels * kTile) {
-    for (int key = 0; key < kTile; key += kLanes) {
-      for (std::int64_t c = 0; c < channels; c += kLanes)
-        transpose(rows + (tile + key) * channels + c, channels, panels + c * kTile + key, kTile);
-    }
+// `values` values of a row as units; what is beyond them in the last unit is 0.
+template <class A, class T>
+void copy_as_units(const typename T::Storage* row, std::int64_t values, typename A::Unit* to) {
+  if constexpr (kStoredAsUnits<A, T>) {
+    if (values % A::kValues != 0) to[values / A::kValues] = {};
+    std::memcpy(static_cast<void*>(to), row, values * sizeof *row);
+  } else {
+    for (std::int64_t i = 0; i < values; ++i) to[i] = T::to_float(row[i]);
   }
 }
 
-// The fp32 rows[count][channels], times `factor`, to a contiguous (B, N, heads, d) tensor.
-template <class T>
-void store_rows(const float* rows, std::int64_t count, float factor, void* tensor,
-                std::int64_t first_row, std::int64_t heads, std::int64_t head,
-                std::int64_t head_dim) {
-  auto* to = static_cast<typename T::Storage*>(tensor) + (first_row * heads + head) * head_dim;
-  for (std::int64_t i = 0; i < count; ++i) {
-    for (std::int64_t c = 0; c < head_dim; ++c) to[c] = T::from_float(rows[c] * factor);
-    rows += padded_channels(head_dim);
-    to += heads * head_dim;
-  }
-}
-
-// Length of a chain of sums of scores; rounding errors grow with it.
-constexpr std::int64_t kChain = 64;
-
-// scores[kRows][kKeys] = rows[kRows][channels] times the panels of kKeys keys.
-inline void multiply_panels(const float* rows, const float* panels, std::int64_t channels,
-                            float* scores) {
-  for (int tile = 0; tile < kKeys; tile += kTile) {
-    for (std::int64_t first = 0; first < channels; first += kChain) {
-      Vec sum[kRows][kBlockVectors] = {};
-      for (std::int64_t c = first; c < std::min(first + kChain, channels); ++c) {
-#pragma GCC unroll 8
-        for (int j = 0; j < kBlockVectors; ++j) {
-          const Vec keys = load(panels + j * kLanes);
-#pragma GCC unroll 8
-          for (int i = 0; i < kRows; ++i) sum[i][j] += rows[i * channels + c] * keys;
-        }
-        panels += kTile;
-      }
-#pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 8
-        for (int j = 0; j < kBlockVectors; ++j) {
-          float* to = scores + i * kKeys + tile + j * kLanes;
-          store(to, first == 0 ? sum[i][j] : load(to) + sum[i][j]);
-        }
+// rows[count][values], `stride` apart, to tile[units][kColumns]; columns beyond `count` up to a
+// whole vector become 0.
+template <class A, class T>
+void load_columns(const typename T::Storage* rows, std::int64_t stride, std::int64_t count,
+                  std::int64_t values, typename A::Unit* tile) {
+  using Unit = typename A::Unit;
+  const std::int64_t units = units_of<A>(values);
+  for (std::int64_t column = 0; column < count; column += kLanes) {
+    const std::int64_t columns = std::min<std::int64_t>(kLanes, count - column);
+    for (std::int64_t row = 0; row < units; row += kLanes) {
+      const std::int64_t first = row * A::kValues;
+      const std::int64_t length = std::min<std::int64_t>(kLanes * A::kValues, values - first);
+      Unit block[kLanes * kLanes], turned[kLanes * kLanes];
+      if (columns < kLanes) std::fill(block, block + kLanes * kLanes, Unit{});
+      for (std::int64_t i = 0; i < columns; ++i)
+        copy_as_units<A, T>(rows + (column + i) * stride + first, length, block + i * kLanes);
+      if (row + kLanes <= units) {
+        transpose(block, kLanes, tile + row * kColumns + column, kColumns);
+      } else {
+        for (std::int64_t i = 0; i < columns; ++i)
+          std::fill(block + i * kLanes + units - row, block + (i + 1) * kLanes, Unit{});
+        transpose(block, kLanes, turned, kLanes);
+        for (std::int64_t i = 0; i < units - row; ++i)
+          store(tile + (row + i) * kColumns + column, load(turned + i * kLanes));
       }
     }
   }
 }
 
-// The weights of a product with `depth` rows of values: that of out row i and value row k is
-// data[i * row_step + k * depth_step].
-struct Weights {
-  const float* data;
-  std::int64_t row_step, depth_step, depth;
-};
-
-// out[Rows][..] = out * rescale + weights * values over Vectors vectors of channels; without
-// rescale where that is nullptr.
-template <int Rows, int Vectors, bool Rescale>
-void accumulate_block(Weights weights, const float* values, std::int64_t value_stride, float* out,
-                      std::int64_t out_stride, const float* rescale) {
-  // from 0, and added to `out` at the end: rounding errors grow with the length of a chain of sums
-  Vec sum[Rows][Vectors] = {};
-  for (std::int64_t k = 0; k < weights.depth; ++k) {
-#pragma GCC unroll 8
-    for (int j = 0; j < Vectors; ++j) {
-      const Vec value = load(values + j * kLanes);
-#pragma GCC unroll 8
-      for (int i = 0; i < Rows; ++i) sum[i][j] += weights.data[i * weights.row_step] * value;
-    }
-    weights.data += weights.depth_step;
-    values += value_stride;
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 8
-    for (int j = 0; j < Vectors; ++j) {
-      float* to = out + i * out_stride + j * kLanes;
-      store(to, Rescale ? load(to) * rescale[i] + sum[i][j] : load(to) + sum[i][j]);
+// The fp32 tile[values][kColumns], times `factor`, to `count` rows of values; row i begins at
+// row(i).
+template <class T, class Row>
+void store_columns(const float* tile, std::int64_t count, std::int64_t values, float factor,
+                   Row row) {
+  for (std::int64_t column = 0; column < count; column += kLanes) {
+    const std::int64_t columns = std::min<std::int64_t>(kLanes, count - column);
+    for (std::int64_t first = 0; first < values; first += kLanes) {
+      const std::int64_t length = std::min<std::int64_t>(kLanes, values - first);
+      float block[kLanes * kLanes], turned[kLanes * kLanes];
+      for (std::int64_t i = 0; i < length; ++i)
+        store(block + i * kLanes, load(tile + (first + i) * kColumns + column) * factor);
+      for (std::int64_t i = length; i < kLanes; ++i) store(block + i * kLanes, Vec{});
+      transpose(block, kLanes, turned, kLanes);
+      for (std::int64_t i = 0; i < columns; ++i) {
+        typename T::Storage* to = row(column + i) + first;
+        for (std::int64_t c = 0; c < length; ++c) to[c] = T::from_float(turned[i * kLanes + c]);
+      }
     }
   }
 }
 
-// accumulate_block over any whole number of vectors of channels.
-template <int Rows, bool Rescale = false>
-void accumulate(const Weights& weights, const float* values, std::int64_t value_stride, float* out,
-                std::int64_t out_stride, std::int64_t channels, const float* rescale = nullptr) {
-  std::int64_t c = 0;
-  for (; c + kTile <= channels; c += kTile)
-    accumulate_block<Rows, kBlockVectors, Rescale>(weights, values + c, value_stride, out + c,
-                                                   out_stride, rescale);
-  for (; c + 2 * kLanes <= channels; c += 2 * kLanes)
-    accumulate_block<Rows, 2, Rescale>(weights, values + c, value_stride, out + c, out_stride,
-                                       rescale);
-  for (; c < channels; c += kLanes)
-    accumulate_block<Rows, 1, Rescale>(weights, values + c, value_stride, out + c, out_stride,
-                                       rescale);
+// The fp32 tile[rows][kColumns] as units of neighbouring rows, to[units][kColumns]; `to` may be the
+// tile itself. Of an odd last row the partner is 0.
+template <class A>
+void copy_units(const float* tile, std::int64_t rows, std::int64_t columns, typename A::Unit* to) {
+  for (std::int64_t row = 0; row < rows; row += A::kValues, to += kColumns) {
+    for (std::int64_t c = 0; c < columns; c += kLanes) {
+      const float* from = tile + row * kColumns + c;
+      Vec second = {};
+      if (A::kValues == 2 && row + 1 < rows) second = load(from + kColumns);
+      store(to + c, A::units(load(from), second));
+    }
+  }
+}
+
+// The same in the tile's own memory.
+template <class A>
+const typename A::Unit* as_units(float* tile, std::int64_t rows, std::int64_t columns) {
+  auto* units = reinterpret_cast<typename A::Unit*>(tile);
+  if constexpr (A::kValues > 1) copy_units<A>(tile, rows, columns, units);
+  return units;
+}
+
+// The same with units of neighbouring columns, [rows][kColumns / kValues]: the tile as a left
+// factor whose depth the columns are. What is beyond the columns is not read.
+template <class A>
+ByRows<A> by_rows(float* tile, std::int64_t rows, std::int64_t columns) {
+  auto* units = reinterpret_cast<typename A::Unit*>(tile);
+  if constexpr (A::kValues == 2) {
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for (std::int64_t c = 0; c < columns; c += 2 * kLanes) {
+        const float* from = tile + row * kColumns + c;
+        const Vec second = c + kLanes < columns ? load(from + kLanes) : Vec{};
+        store(units + row * (kColumns / 2) + c / 2, A::neighbours(load(from), second));
+      }
+    }
+  }
+  return {units, kColumns / A::kValues, units_of<A>(columns)};
+}
+
+// rows[count][values], `stride` apart, to units of neighbouring rows, [units][to_stride]; what is
+// beyond `values` up to a whole vector becomes 0.
+template <class A, class T>
+void copy_row_units(const typename T::Storage* rows, std::int64_t stride, std::int64_t count,
+                    std::int64_t values, typename A::Unit* to, std::int64_t to_stride) {
+  for (std::int64_t row = 0; row < count; row += A::kValues, to += to_stride) {
+    const typename T::Storage* first = rows + row * stride;
+    if constexpr (A::kValues == 1) {
+      for (std::int64_t c = 0; c < values; ++c) to[c] = T::to_float(first[c]);
+    } else if (row + 1 < count) {
+      for (std::int64_t c = 0; c < values; ++c) to[c] = {first[c], first[c + stride]};
+    } else {
+      for (std::int64_t c = 0; c < values; ++c) to[c] = {first[c], 0};
+    }
+    std::fill(to + values, to + round_up(values, kLanes), typename A::Unit{});
+  }
+}
+
+// The fp32 tile[values][kColumns] to units of neighbouring columns, [units][stride]: the right
+// factor of a product whose depth the tokens are. Rows of the tile beyond `values` up to a whole
+// vector are read.
+template <class A>
+void columns_to_row_units(const float* tile, std::int64_t values, std::int64_t columns,
+                          typename A::Unit* to, std::int64_t stride) {
+  for (std::int64_t column = 0; column < columns; column += kLanes) {
+    for (std::int64_t c = 0; c < values; c += kLanes) {
+      float turned[kLanes * kLanes];
+      transpose(tile + c * kColumns + column, kColumns, turned, kLanes);
+      for (int i = 0; i < kLanes; i += A::kValues) {
+        const float* row = turned + i * kLanes;
+        store(to + (column + i) / A::kValues * stride + c,
+              A::units(load(row), load(row + (A::kValues - 1) * kLanes)));
+      }
+    }
+  }
+}
+
+inline void fill_rows(float* tile, std::int64_t rows, const float* values) {
+  for (std::int64_t row = 0; row < rows; ++row)
+    std::fill_n(tile + row * kColumns, kColumns, values == nullptr ? 0.0f : values[row]);
 }
 
 // Hands out pieces of one thread's share of the workspace; from a base of nullptr, only counts.
@@ -157,8 +167,10 @@ class Scratch {
       : base_(reinterpret_cast<std::uintptr_t>(base) + offset) {}
 
   // Whole cache lines, so that threads share none.
-  float* floats(std::int64_t count) {
-    auto* piece = reinterpret_cast<float*>(base_ + bytes_);
+  template <class Unit = float>
+  Unit* take(std::int64_t count) {
+    static_assert(sizeof(Unit) == 4);
+    auto* piece = reinterpret_cast<Unit*>(base_ + bytes_);
     bytes_ += static_cast<std::size_t>(round_up(count * 4, 64));
     return piece;
   }
@@ -170,15 +182,31 @@ class Scratch {
   std::size_t bytes_ = 0;
 };
 
-// The blocks of queries of all heads and images in a row, of which each thread takes an equal,
-// consecutive part.
-struct Blocks {
-  std::int64_t per_head, total;
+// Tiles of `groups` runs of tokens in a row, of which each thread takes an equal, consecutive part.
+struct Tiles {
+  std::int64_t tokens, width, per_group, total;
 
-  explicit Blocks(const AttentionSizes& s)
-      : per_head((s.queries + kQueries - 1) / kQueries), total(s.batch * s.heads * per_head) {}
+  Tiles(std::int64_t groups, std::int64_t tokens, int threads) : tokens(tokens) {
+    // A wide tile does the most for what it reads; a narrow one leaves no thread idle. The
+    // overhead of a tile is that of a few columns.
+    constexpr std::int64_t kOverhead = 8;
+    std::int64_t least = std::numeric_limits<std::int64_t>::max();
+    for (std::int64_t w = kColumns; w > 0; w -= kLanes) {
+      const std::int64_t count = groups * ((tokens + w - 1) / w);
+      const std::int64_t cost = (count + threads - 1) / threads * (w + kOverhead);
+      if (cost >= least) continue;
+      least = cost;
+      width = w;
+    }
+    per_group = (tokens + width - 1) / width;
+    total = groups * per_group;
+  }
 
   std::int64_t begin(int thread, int threads) const { return total * thread / threads; }
+  std::int64_t group(std::int64_t tile) const { return tile / per_group; }
+  // the tile's first token within its group, and how many it has
+  std::int64_t first(std::int64_t tile) const { return tile % per_group * width; }
+  std::int64_t count(std::int64_t tile) const { return std::min(width, tokens - first(tile)); }
 };
 
 }  // namespace

@@ -36,13 +36,20 @@ typedef std::int32_t IntVec __attribute__((vector_size(kVectorBytes)));
 
 constexpr int kLanes = kVectorBytes / 4;
 
-inline Vec load(const float* p) {
+// Of any type of 32 bits; a vector of another type than float is only moved and shuffled.
+template <class Unit>
+Vec load(const Unit* p) {
+  static_assert(sizeof(Unit) == 4);
   Vec v;
   std::memcpy(&v, p, sizeof v);
   return v;
 }
 
-inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+template <class Unit>
+void store(Unit* p, Vec v) {
+  static_assert(sizeof(Unit) == 4);
+  std::memcpy(p, &v, sizeof v);
+}
 
 inline Vec broadcast(float x) { return x - Vec{}; }
 
@@ -52,30 +59,21 @@ inline IntVec lane_indices() {
   return v;
 }
 
-inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
+inline Vec max(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  // GCC 12 warns of the unmasked one's own header
+  return _mm512_maskz_max_ps(0xffff, a, b);
+#elif defined(__AVX__)
+  return _mm256_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
 
 inline float sum(Vec v) {
   float s = 0;
   for (int i = 0; i < kLanes; ++i) s += v[i];
   return s;
-}
-
-inline float max_lane(Vec v) {
-  float m = v[0];
-  for (int i = 1; i < kLanes; ++i) m = v[i] > m ? v[i] : m;
-  return m;
-}
-
-inline bool any_above(Vec v, float bound) {
-#if defined(__AVX512F__)
-  return _mm512_cmp_ps_mask(v, _mm512_set1_ps(bound), _CMP_GT_OQ) != 0;
-#elif defined(__AVX__)
-  return _mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_set1_ps(bound), _CMP_GT_OQ)) != 0;
-#else
-  std::int32_t above = 0;
-  for (int i = 0; i < kLanes; ++i) above |= v[i] > bound;
-  return above != 0;
-#endif
 }
 
 // a0 b0 a1 b1 ... from the first halves of a and b, and from the second halves.
@@ -102,8 +100,8 @@ inline Interleaved interleave(Vec a, Vec b) {
 
 // to[c * to_stride + i] = from[i * from_stride + c] for kLanes rows and channels: log2(kLanes)
 // rounds of interleaving row i with row i + kLanes / 2.
-inline void transpose(const float* from, std::int64_t from_stride, float* to,
-                      std::int64_t to_stride) {
+template <class Unit>
+void transpose(const Unit* from, std::int64_t from_stride, Unit* to, std::int64_t to_stride) {
   Vec rows[kLanes], next[kLanes];
   for (int i = 0; i < kLanes; ++i) rows[i] = load(from + i * from_stride);
 #pragma GCC unroll 4

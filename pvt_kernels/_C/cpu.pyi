@@ -46,7 +46,8 @@ class SpatialReductionSizes:
     ) -> None: ...
 
 def capabilities() -> list[str]:
-    """The code paths this CPU can run, the slowest first: "portable", "avx2", "avx512"."""
+    """The code paths this CPU can run, the slowest first: "portable", "avx2", "avx512",
+    "avx512_bf16"."""
 
 def capability() -> str:
     """The code path that runs. ValueError if PVT_KERNELS_CPU_CAPABILITY names none."""

@@ -1,0 +1,216 @@
+// Attention of one tile of queries to the keys of one head: the part that the attention op and the
+// whole layer share. A head's keys and values are packed once, for all tiles and threads.
+#pragma once
+
+#include "cpu/attention.h"
+#include "cpu/tiles.h"
+
+namespace pvt_kernels::cpu {
+namespace {
+
+// Keys in a block: its scores, 16 KB, stay in L1.
+constexpr std::int64_t kKeys = 64;
+
+constexpr float kLog2e = 1.44269504088896340736f;
+constexpr float kLn2 = 0.69314718055994530942f;
+
+// The storage of one head's row of a (B, N, heads, d) tensor.
+template <class T>
+const typename T::Storage* head_row(const Heads& t, std::int64_t batch, std::int64_t head,
+                                    std::int64_t row) {
+  return static_cast<const typename T::Storage*>(t.data) + batch * t.batch_stride +
+         head * t.head_stride + row * t.token_stride;
+}
+
+// K or V of all heads and images as units of neighbouring channels, [keys][channels], or of
+// neighbouring keys, [keys / kValues][channels].
+template <class A>
+struct Packed {
+  typename A::Unit* data;
+  std::int64_t stride, per_head;
+
+  static Packed by_key(const AttentionSizes& s, Scratch& scratch) {
+    const std::int64_t stride = units_of<A>(s.head_dim), per_head = s.keys * stride;
+    return {scratch.take<typename A::Unit>(s.batch * s.heads * per_head), stride, per_head};
+  }
+
+  static Packed by_channel(const AttentionSizes& s, Scratch& scratch) {
+    const std::int64_t stride = padded_channels(s.head_dim);
+    const std::int64_t per_head = units_of<A>(s.keys) * stride;
+    return {scratch.take<typename A::Unit>(s.batch * s.heads * per_head), stride, per_head};
+  }
+
+  const typename A::Unit* at(std::int64_t unit, std::int64_t row) const {
+    return data + unit * per_head + row * stride;
+  }
+};
+
+// Keys [first, first + count) of a head; `first` is a multiple of kKeys.
+template <class A, class T>
+void pack_by_key(const Packed<A>& to, const Heads& from, const AttentionSizes& s, std::int64_t unit,
+                 std::int64_t first, std::int64_t count) {
+  typename A::Unit* rows = to.data + unit * to.per_head + first * to.stride;
+  for (std::int64_t i = 0; i < count; ++i)
+    copy_as_units<A, T>(head_row<T>(from, unit / s.heads, unit % s.heads, first + i), s.head_dim,
+                        rows + i * to.stride);
+}
+
+template <class A, class T>
+void pack_by_channel(const Packed<A>& to, const Heads& from, const AttentionSizes& s,
+                     std::int64_t unit, std::int64_t first, std::int64_t count) {
+  copy_row_units<A, T>(head_row<T>(from, unit / s.heads, unit % s.heads, first), from.token_stride,
+                       count, s.head_dim,
+                       to.data + unit * to.per_head + first / A::kValues * to.stride, to.stride);
+}
+
+// Calls f(unit, first, count) for all blocks of keys, by the threads of the enclosing region.
+template <class F>
+void for_each_key_block(const AttentionSizes& s, F f) {
+  const std::int64_t blocks = (s.keys + kKeys - 1) / kKeys;
+#pragma omp for schedule(static)
+  for (std::int64_t i = 0; i < s.batch * s.heads * blocks; ++i) {
+    const std::int64_t first = i % blocks * kKeys;
+    f(i / blocks, first, std::min(kKeys, s.keys - first));
+  }
+}
+
+template <class A>
+struct ForwardTile {
+  float *scores, *maximum, *total, *rescale;
+
+  explicit ForwardTile(Scratch& scratch) {
+    scores = scratch.take(kKeys * kColumns);
+    for (float** row : {&maximum, &total, &rescale}) *row = scratch.take(kColumns);
+  }
+};
+
+// Turns scores[keys][kColumns] into units of probabilities relative to each column's running
+// maximum, adds them to its total, and sets `rescale` to what earlier results have to be
+// multiplied by: the online softmax of Milakov and Gimelshein (2018), in base 2.
+template <class A>
+void softmax(ForwardTile<A>& w, std::int64_t keys, std::int64_t columns, float factor) {
+  auto* p = reinterpret_cast<typename A::Unit*>(w.scores);
+  for (std::int64_t c = 0; c < columns; c += kLanes) {
+    const float* scores = w.scores + c;
+    const Vec earlier = load(w.maximum + c);
+    Vec highest = earlier;
+    // in this order a NaN gets through to the probabilities
+    for (std::int64_t key = 0; key < keys; ++key)
+      highest = max(highest, load(scores + key * kColumns) * factor);
+    const Vec rescale = exp2(earlier - highest);
+    Vec total = load(w.total + c) * rescale;
+    for (std::int64_t key = 0; key < keys; key += A::kValues) {
+      const Vec first = exp2(load(scores + key * kColumns) * factor - highest);
+      Vec second = {};
+      total += first;
+      if (A::kValues == 2 && key + 1 < keys) {
+        second = exp2(load(scores + (key + 1) * kColumns) * factor - highest);
+        total += second;
+      }
+      store(p + key / A::kValues * kColumns + c, A::units(first, second));
+    }
+    store(w.maximum + c, highest);
+    store(w.rescale + c, rescale);
+    store(w.total + c, total);
+  }
+}
+
+// out[head_dim][kColumns] = softmax(q K^T * scale) V for the queries q[units][kColumns]; their
+// log-sum-exp to lse[count].
+template <class A>
+void attend(const AttentionSizes& s, const Packed<A>& k, const Packed<A>& v, std::int64_t unit,
+            const typename A::Unit* q, std::int64_t count, float* out, float* lse,
+            ForwardTile<A>& w) {
+  std::fill(w.maximum, w.maximum + kColumns, -std::numeric_limits<float>::infinity());
+  std::fill(w.total, w.total + kColumns, 0.0f);
+  fill_rows(out, s.head_dim, nullptr);
+  const auto* p = reinterpret_cast<const typename A::Unit*>(w.scores);
+  for (std::int64_t key = 0; key < s.keys; key += kKeys) {
+    const std::int64_t keys = std::min(kKeys, s.keys - key);
+    multiply_chains(ByRows<A>{k.at(unit, key), k.stride, k.stride}, keys, q, kColumns, count,
+                    w.scores, kColumns);
+    softmax<A>(w, keys, count, s.scale * kLog2e);
+    multiply(ByColumns<A>{v.at(unit, key / A::kValues), v.stride, units_of<A>(keys)}, s.head_dim, p,
+             kColumns, count, RescaleAndAdd{out, kColumns, w.rescale});
+  }
+  for (std::int64_t c = 0; c < count; c += kLanes) {
+    const Vec inverse = 1.0f / load(w.total + c);
+    for (std::int64_t i = 0; i < s.head_dim; ++i)
+      store(out + i * kColumns + c, load(out + i * kColumns + c) * inverse);
+  }
+  for (std::int64_t i = 0; i < count; ++i) lse[i] = (w.maximum[i] + std::log2(w.total[i])) * kLn2;
+}
+
+template <class A>
+struct BackwardTile {
+  using Unit = typename A::Unit;
+  // the queries' tile, as right factors over channels and over tokens
+  Unit *q, *d_o, *q_rows, *d_o_rows;
+  float *dq, *lse, *delta;
+  // of a block of keys: P and dS, and dS as a right factor over keys
+  float *p, *ds;
+  Unit* ds_units;
+
+  BackwardTile(const AttentionSizes& s, Scratch& scratch) {
+    const std::int64_t channels = padded_channels(s.head_dim);
+    for (Unit** tile : {&q, &d_o}) *tile = scratch.take<Unit>(units_of<A>(channels) * kColumns);
+    for (Unit** rows : {&q_rows, &d_o_rows})
+      *rows = scratch.take<Unit>(units_of<A>(kColumns) * channels);
+    dq = scratch.take(channels * kColumns);
+    for (float** row : {&lse, &delta}) *row = scratch.take(kColumns);
+    for (float** tile : {&p, &ds}) *tile = scratch.take(kKeys * kColumns);
+    ds_units = scratch.take<Unit>(units_of<A>(kKeys) * kColumns);
+  }
+};
+
+// P = exp(S * scale - lse) over the scores S, and dS = P * (dP - delta) over dP.
+template <class A>
+void differentiate_softmax(BackwardTile<A>& w, std::int64_t keys, std::int64_t columns,
+                           float factor) {
+  for (std::int64_t c = 0; c < columns; c += kLanes) {
+    const Vec lse = load(w.lse + c) * kLog2e, delta = load(w.delta + c);
+    const auto row = [&](std::int64_t key) {
+      float *p = w.p + key * kColumns + c, *ds = w.ds + key * kColumns + c;
+      const Vec probability = exp2(load(p) * factor - lse);
+      const Vec gradient = probability * (load(ds) - delta);
+      store(p, probability);
+      store(ds, gradient);
+      return gradient;
+    };
+    for (std::int64_t key = 0; key < keys; key += A::kValues) {
+      const Vec first = row(key);
+      Vec second = {};
+      if (A::kValues == 2 && key + 1 < keys) second = row(key + 1);
+      store(w.ds_units + key / A::kValues * kColumns + c, A::units(first, second));
+    }
+  }
+}
+
+// From w's q, do, lse and delta of a tile: dq[head_dim][kColumns], to be multiplied by the scale;
+// dk and dv[keys][padded head_dim], dk to be multiplied by the scale too, are added to. Columns up
+// to a whole vector have q = do = delta = 0: nothing comes of them.
+template <class A>
+void differentiate(const AttentionSizes& s, const Packed<A>& k, const Packed<A>& v,
+                   const Packed<A>& k_by_channel, std::int64_t unit, std::int64_t count, float* dk,
+                   float* dv, BackwardTile<A>& w) {
+  const std::int64_t channels = padded_channels(s.head_dim), d = s.head_dim;
+  const std::int64_t columns = round_up(count, kLanes);
+  fill_rows(w.dq, d, nullptr);
+  for (std::int64_t key = 0; key < s.keys; key += kKeys) {
+    const std::int64_t keys = std::min(kKeys, s.keys - key);
+    multiply_chains(ByRows<A>{k.at(unit, key), k.stride, k.stride}, keys, w.q, kColumns, columns,
+                    w.p, kColumns);
+    multiply_chains(ByRows<A>{v.at(unit, key), v.stride, v.stride}, keys, w.d_o, kColumns, columns,
+                    w.ds, kColumns);
+    differentiate_softmax<A>(w, keys, columns, s.scale * kLog2e);
+    multiply(ByColumns<A>{k_by_channel.at(unit, key / A::kValues), channels, units_of<A>(keys)}, d,
+             w.ds_units, kColumns, columns, Add{w.dq, kColumns});
+    multiply(by_rows<A>(w.p, keys, columns), keys, w.d_o_rows, channels, d,
+             Add{dv + key * channels, channels});
+    multiply(by_rows<A>(w.ds, keys, columns), keys, w.q_rows, channels, d,
+             Add{dk + key * channels, channels});
+  }
+}
+
+}  // namespace
+}  // namespace pvt_kernels::cpu
