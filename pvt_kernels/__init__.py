@@ -5,6 +5,7 @@ from importlib.metadata import version as _version
 from pvt_kernels.backends import Decision, explain, use_backend
 from pvt_kernels.layers import SRAttention
 from pvt_kernels.ops.attention.op import attention
+from pvt_kernels.ops.multi_head_attention.op import multi_head_attention
 from pvt_kernels.ops.spatial_reduction.op import spatial_reduction
 
 __version__ = _version("pvt_kernels")
@@ -14,6 +15,7 @@ __all__ = [
     "SRAttention",
     "attention",
     "explain",
+    "multi_head_attention",
     "spatial_reduction",
     "use_backend",
 ]

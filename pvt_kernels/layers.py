@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from pvt_kernels.ops import autocast, checks
 from pvt_kernels.ops.attention.op import attention
+from pvt_kernels.ops.multi_head_attention.op import multi_head_attention
 from pvt_kernels.ops.spatial_reduction.op import spatial_reduction
 
 LINEAR_SRA_POOL_SIZE = 7
@@ -98,12 +99,18 @@ class SRAttention(nn.Module):
         checks.check_dtype("SRAttention", "x", x, checks.DTYPES)
         if isinstance(self.q, nn.Linear) and not autocast.is_enabled(x):
             checks.check_like("SRAttention", "x", x, "the layer's parameters", self.q.weight)
+        dropout_p = self.attn_drop.p if self.training else 0.0
+        y = self._reduce(x, H, W)
+        if all(map(_is_plain_linear, (self.q, self.kv, self.proj))):
+            q, kv, proj = self.q, self.kv, self.proj
+            layers = (q.weight, q.bias, kv.weight, kv.bias, proj.weight, proj.bias)
+            o = multi_head_attention(x, y, *layers, self.num_heads, self.scale, dropout_p)
+            return self.proj_drop(o)
         B, N, C = x.shape
         heads = self.num_heads
-        y = self._reduce(x, H, W)
         q = self.q(x).reshape(B, N, heads, C // heads)
         k, v = self.kv(y).reshape(B, y.shape[1], 2, heads, C // heads).unbind(2)
-        o = attention(q, k, v, self.scale, self.attn_drop.p if self.training else 0.0)
+        o = attention(q, k, v, self.scale, dropout_p)
         return self.proj_drop(self.proj(o.reshape(B, N, C)))
 
     def _reduce(self, x: Tensor, H: int, W: int) -> Tensor:
@@ -121,3 +128,14 @@ class SRAttention(nn.Module):
     def _conv_norm(self, x: Tensor, H: int, W: int) -> Tensor:
         sr, norm = self.sr, self.norm
         return spatial_reduction(x, H, W, sr.weight, sr.bias, norm.weight, norm.bias, norm.eps)
+
+
+def _is_plain_linear(module: nn.Module) -> bool:
+    """Whether nothing was put in its place (LoRA, quantised layers) and nobody listens to it."""
+    hooks = (
+        module._forward_pre_hooks,
+        module._forward_hooks,
+        module._backward_pre_hooks,
+        module._backward_hooks,
+    )
+    return type(module) is nn.Linear and not any(hooks)

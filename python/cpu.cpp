@@ -6,6 +6,7 @@
 
 #include "cpu/attention.h"
 #include "cpu/dispatch.h"
+#include "cpu/multi_head_attention.h"
 #include "cpu/spatial_reduction.h"
 
 namespace py = pybind11;
@@ -80,6 +81,54 @@ void bind_cpu(py::module_ m) {
              return Tokens{pointer<const void>(data), batch, token};
            }),
            "data"_a, "batch_stride"_a, "token_stride"_a);
+
+  py::class_<Linear>(m, "Linear", "A weight (C_out, C_in), and a bias or 0.")
+      .def(py::init([](Address weight, Address bias) {
+             return Linear{pointer<const void>(weight), pointer<const float>(bias)};
+           }),
+           "weight"_a, "bias"_a);
+
+  py::class_<LinearGradient>(m, "LinearGradient", "Like Linear, to be written.")
+      .def(py::init([](Address weight, Address bias) {
+             return LinearGradient{pointer<void>(weight), pointer<float>(bias)};
+           }),
+           "weight"_a, "bias"_a);
+
+  py::class_<MultiHeadAttention>(m, "MultiHeadAttention", "Its inputs.")
+      .def(py::init([](const AttentionSizes& sizes, const Tokens& x, const Tokens& y,
+                       const Linear& q, const Linear& kv,
+                       const Linear& out) { return MultiHeadAttention{sizes, x, y, q, kv, out}; }),
+           "sizes"_a, "x"_a, "y"_a, "q"_a, "kv"_a, "out"_a);
+
+  m.def("multi_head_attention_forward_workspace", &multi_head_attention_forward_workspace,
+        "sizes"_a, "In bytes.");
+  m.def("multi_head_attention_backward_workspace", &multi_head_attention_backward_workspace,
+        "sizes"_a, "In bytes.");
+
+  m.def(
+      "multi_head_attention_forward",
+      [](const MultiHeadAttention& inputs, Address result, Address o, Address kv, Address lse,
+         Address workspace) {
+        multi_head_attention_forward(inputs, pointer<void>(result), pointer<void>(o),
+                                     pointer<void>(kv), pointer<float>(lse),
+                                     pointer<void>(workspace));
+      },
+      "inputs"_a, "result"_a, "o"_a, "kv"_a, "lse"_a, "workspace"_a,
+      py::call_guard<py::gil_scoped_release>(), "See csrc/cpu/multi_head_attention.h.");
+
+  m.def(
+      "multi_head_attention_backward",
+      [](const MultiHeadAttention& inputs, const Tokens& dresult, Address o, Address kv,
+         Address lse, Address dx, Address dy, const LinearGradient& dq, const LinearGradient& dkv,
+         const LinearGradient& dout, Address workspace) {
+        multi_head_attention_backward(inputs, dresult, pointer<const void>(o),
+                                      pointer<const void>(kv), pointer<const float>(lse),
+                                      pointer<void>(dx), pointer<void>(dy), dq, dkv, dout,
+                                      pointer<void>(workspace));
+      },
+      "inputs"_a, "dresult"_a, "o"_a, "kv"_a, "lse"_a, "dx"_a, "dy"_a, "dq"_a, "dkv"_a, "dout"_a,
+      "workspace"_a, py::call_guard<py::gil_scoped_release>(),
+      "See csrc/cpu/multi_head_attention.h.");
 
   py::class_<SpatialReductionSizes>(m, "SpatialReductionSizes")
       .def(py::init([](std::int64_t batch, std::int64_t height, std::int64_t width,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/attention.h"
+#include "cpu/multi_head_attention.h"
 #include "cpu/spatial_reduction.h"
 
 #define PVT_KERNELS_DECLARE_CODE_PATH(path)                                                        \
@@ -25,6 +26,14 @@
                                   const float* normalized, const float* rstd, void* dx,            \
                                   void* dweight, float* dbias, float* dnorm_weight,                \
                                   float* dnorm_bias, void* workspace);                             \
+  std::size_t multi_head_attention_forward_workspace(const AttentionSizes& sizes);                 \
+  std::size_t multi_head_attention_backward_workspace(const AttentionSizes& sizes);                \
+  void multi_head_attention_forward(const MultiHeadAttention& a, void* result, void* o, void* kv,  \
+                                    float* lse, void* workspace);                                  \
+  void multi_head_attention_backward(const MultiHeadAttention& a, Tokens dresult, const void* o,   \
+                                     const void* kv, const float* lse, void* dx, void* dy,         \
+                                     LinearGradient dq, LinearGradient dkv, LinearGradient dout,   \
+                                     void* workspace);                                             \
   }
 
 PVT_KERNELS_DECLARE_CODE_PATH(portable)

@@ -13,6 +13,8 @@ function(add_code_path path)
   add_library(cpu_${path} OBJECT
     "${cpu_folder}/attention_forward.cpp"
     "${cpu_folder}/attention_backward.cpp"
+    "${cpu_folder}/multi_head_attention_forward.cpp"
+    "${cpu_folder}/multi_head_attention_backward.cpp"
     "${cpu_folder}/spatial_reduction_forward.cpp"
     "${cpu_folder}/spatial_reduction_backward.cpp")
   target_include_directories(cpu_${path} PRIVATE "${cpu_folder}/..")

@@ -20,6 +20,12 @@ struct CodePath {
   decltype(&portable::spatial_reduction_backward_workspace) spatial_reduction_backward_workspace;
   decltype(&portable::spatial_reduction_forward) spatial_reduction_forward;
   decltype(&portable::spatial_reduction_backward) spatial_reduction_backward;
+  decltype(&portable::multi_head_attention_forward_workspace)
+      multi_head_attention_forward_workspace;
+  decltype(&portable::multi_head_attention_backward_workspace)
+      multi_head_attention_backward_workspace;
+  decltype(&portable::multi_head_attention_forward) multi_head_attention_forward;
+  decltype(&portable::multi_head_attention_backward) multi_head_attention_backward;
 };
 
 #define PVT_KERNELS_CODE_PATH_TABLE(path)                                                      \
@@ -27,7 +33,10 @@ struct CodePath {
     path::attention_forward_workspace, path::attention_backward_workspace,                     \
         path::attention_forward, path::attention_backward,                                     \
         path::spatial_reduction_forward_workspace, path::spatial_reduction_backward_workspace, \
-        path::spatial_reduction_forward, path::spatial_reduction_backward                      \
+        path::spatial_reduction_forward, path::spatial_reduction_backward,                     \
+        path::multi_head_attention_forward_workspace,                                          \
+        path::multi_head_attention_backward_workspace, path::multi_head_attention_forward,     \
+        path::multi_head_attention_backward                                                    \
   }
 
 const CodePath& code_path() {
@@ -113,6 +122,27 @@ void spatial_reduction_backward(const SpatialReductionSizes& sizes, const void* 
                                 void* workspace) {
   code_path().spatial_reduction_backward(sizes, dy, x, weight, norm_weight, normalized, rstd, dx,
                                          dweight, dbias, dnorm_weight, dnorm_bias, workspace);
+}
+
+std::size_t multi_head_attention_forward_workspace(const AttentionSizes& sizes) {
+  return code_path().multi_head_attention_forward_workspace(sizes);
+}
+
+std::size_t multi_head_attention_backward_workspace(const AttentionSizes& sizes) {
+  return code_path().multi_head_attention_backward_workspace(sizes);
+}
+
+void multi_head_attention_forward(const MultiHeadAttention& a, void* result, void* o, void* kv,
+                                  float* lse, void* workspace) {
+  code_path().multi_head_attention_forward(a, result, o, kv, lse, workspace);
+}
+
+void multi_head_attention_backward(const MultiHeadAttention& a, Tokens dresult, const void* o,
+                                   const void* kv, const float* lse, void* dx, void* dy,
+                                   LinearGradient dq, LinearGradient dkv, LinearGradient dout,
+                                   void* workspace) {
+  code_path().multi_head_attention_backward(a, dresult, o, kv, lse, dx, dy, dq, dkv, dout,
+                                            workspace);
 }
 
 }  // namespace pvt_kernels::cpu

@@ -30,6 +30,23 @@ class AttentionSizes:
         threads: int,
     ) -> None: ...
 
+class Linear:
+    """A weight (C_out, C_in), and a bias (C_out) in float32 or 0."""
+
+    def __init__(self, weight: int, bias: int) -> None: ...
+
+class LinearGradient:
+    """Like Linear, to be written."""
+
+    def __init__(self, weight: int, bias: int) -> None: ...
+
+class MultiHeadAttention:
+    """Its inputs: the tokens x that ask and y that are asked, and three linear layers."""
+
+    def __init__(
+        self, sizes: AttentionSizes, x: Tokens, y: Tokens, q: Linear, kv: Linear, out: Linear
+    ) -> None: ...
+
 class SpatialReductionSizes:
     """dtype is "float32", "bfloat16" or "float16"; ValueError for another."""
 
@@ -97,5 +114,23 @@ def spatial_reduction_backward(
     dbias: int,
     dnorm_weight: int,
     dnorm_bias: int,
+    workspace: int,
+) -> None: ...
+def multi_head_attention_forward_workspace(sizes: AttentionSizes) -> int: ...
+def multi_head_attention_backward_workspace(sizes: AttentionSizes) -> int: ...
+def multi_head_attention_forward(
+    inputs: MultiHeadAttention, result: int, o: int, kv: int, lse: int, workspace: int
+) -> None: ...
+def multi_head_attention_backward(
+    inputs: MultiHeadAttention,
+    dresult: Tokens,
+    o: int,
+    kv: int,
+    lse: int,
+    dx: int,
+    dy: int,
+    dq: LinearGradient,
+    dkv: LinearGradient,
+    dout: LinearGradient,
     workspace: int,
 ) -> None: ...

@@ -6,6 +6,7 @@ import torch
 
 from pvt_kernels.backends.base import AttentionInputs, Backend, Inputs
 from pvt_kernels.ops.attention import cpu as attention
+from pvt_kernels.ops.multi_head_attention import cpu as multi_head_attention
 from pvt_kernels.ops.spatial_reduction import cpu as spatial_reduction
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -14,7 +15,11 @@ MAX_HEAD_DIM = 256
 
 class CpuBackend(Backend):
     name = "cpu"
-    implementations: ClassVar = {"attention": attention, "spatial_reduction": spatial_reduction}
+    implementations: ClassVar = {
+        "attention": attention,
+        "multi_head_attention": multi_head_attention,
+        "spatial_reduction": spatial_reduction,
+    }
 
     def not_supported_reasons(self, inputs: Inputs) -> list[str]:
         reasons = []

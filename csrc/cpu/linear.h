@@ -1,0 +1,177 @@
+// Linear layers of tiles of tokens, and their gradients.
+#pragma once
+
+#include "cpu/multi_head_attention.h"
+#include "cpu/tiles.h"
+
+namespace pvt_kernels::cpu {
+namespace {
+
+template <class T>
+const typename T::Storage* token_row(const Tokens& t, std::int64_t batch, std::int64_t token) {
+  return static_cast<const typename T::Storage*>(t.data) + batch * t.batch_stride +
+         token * t.token_stride;
+}
+
+// A weight (out, in) as a left factor over `in`: itself, if its rows are units as they are stored,
+// else a copy in fp32.
+template <class A, class T>
+class RowWeight {
+ public:
+  using Unit = typename A::Unit;
+
+  RowWeight(const void* weight, std::int64_t out, std::int64_t in, Scratch& shared)
+      : weight_(static_cast<const typename T::Storage*>(weight)), out_(out), in_(in) {
+    if constexpr (!kStoredAsUnits<A, T>) copy_ = shared.take<Unit>(out * in);
+  }
+
+  // By the threads of the enclosing region.
+  void prepare() const {
+    if constexpr (!kStoredAsUnits<A, T>) {
+#pragma omp for schedule(static) nowait
+      for (std::int64_t row = 0; row < out_; ++row)
+        copy_as_units<A, T>(weight_ + row * in_, in_, copy_ + row * in_);
+    }
+  }
+
+  ByRows<A> from_row(std::int64_t row) const {
+    const std::int64_t depth = in_ / A::kValues;
+    if constexpr (kStoredAsUnits<A, T>)
+      return {reinterpret_cast<const Unit*>(weight_) + row * depth, depth, depth};
+    else
+      return {copy_ + row * depth, depth, depth};
+  }
+
+ private:
+  const typename T::Storage* weight_;
+  std::int64_t out_, in_;
+  Unit* copy_ = nullptr;
+};
+
+// A weight (out, in) as a left factor over `out`, for the gradient of what it multiplied, in strips
+// of `width` columns side by side in memory: the rows of a wide weight collide in the cache.
+template <class A, class T>
+class ColumnWeight {
+ public:
+  using Unit = typename A::Unit;
+
+  ColumnWeight(const void* weight, std::int64_t out, std::int64_t in, std::int64_t width,
+               Scratch& shared)
+      : weight_(static_cast<const typename T::Storage*>(weight)),
+        out_(out),
+        in_(in),
+        width_(width),
+        stride_(round_up(width, kLanes)),
+        copy_(shared.take<Unit>(strips() * units_of<A>(out) * stride_)) {}
+
+  std::int64_t strips() const { return (in_ + width_ - 1) / width_; }
+  std::int64_t columns(std::int64_t strip) const { return std::min(width_, in_ - strip * width_); }
+
+  // By the threads of the enclosing region.
+  void prepare() const {
+#pragma omp for schedule(static) nowait
+    for (std::int64_t i = 0; i < strips() * units_of<A>(out_); ++i) {
+      const std::int64_t strip = i / units_of<A>(out_), row = i % units_of<A>(out_) * A::kValues;
+      copy_row_units<A, T>(weight_ + row * in_ + strip * width_, in_,
+                           std::min<std::int64_t>(A::kValues, out_ - row), columns(strip),
+                           copy_ + i * stride_, stride_);
+    }
+  }
+
+  ByColumns<A> strip(std::int64_t index) const {
+    return {copy_ + index * units_of<A>(out_) * stride_, stride_, units_of<A>(out_)};
+  }
+
+ private:
+  const typename T::Storage* weight_;
+  std::int64_t out_, in_, width_, stride_;
+  Unit* copy_;
+};
+
+// Rows [row, row + rows) of weight * x + bias, for a tile of tokens x, to out[rows][kColumns].
+template <class A, class T>
+void project(const RowWeight<A, T>& weight, const float* bias, std::int64_t row, std::int64_t rows,
+             const typename A::Unit* x, std::int64_t count, float* out) {
+  fill_rows(out, rows, bias == nullptr ? nullptr : bias + row);
+  multiply_chains(weight.from_row(row), rows, x, kColumns, count, out, kColumns, true);
+}
+
+// One thread's part of a weight's gradient: some of its rows, over all tokens, so that nothing is
+// added across threads. That each thread reads all of x costs little beside the products.
+template <class A>
+struct WeightGradient {
+  using Unit = typename A::Unit;
+  // Tokens whose gradients are kept while the columns of the weight pass: a strip of sums stays in
+  // cache for so long.
+  static constexpr std::int64_t kTiles = 4;
+
+  std::int64_t in, rows;
+  // [strips][rows][kColumns]
+  float* sums;
+  // tiles of the gradient of what comes out, [rows][kColumns] each, and of what came in, over
+  // tokens
+  float* d_out;
+  Unit* x;
+
+  WeightGradient(std::int64_t out, std::int64_t in, int threads, Scratch& own)
+      : in(in), rows(round_up((out + threads - 1) / threads, kRows)) {
+    sums = own.take(round_up(in, kColumns) * rows);
+    d_out = own.take(kTiles * rows * kColumns);
+    x = own.take<Unit>(units_of<A>(kColumns) * kColumns);
+  }
+};
+
+// The gradients of a layer of `out` rows, for the rows that are this thread's. `x` is what came in,
+// `d_out` the gradient of what comes out, for `batch` times `tokens` tokens.
+template <class A, class T>
+void linear_gradient(const WeightGradient<A>& w, int thread, std::int64_t out, std::int64_t batch,
+                     std::int64_t tokens, const Tokens& x, const Tokens& d_out,
+                     const LinearGradient& to) {
+  using Storage = typename T::Storage;
+  const std::int64_t begin = std::min(thread * w.rows, out);
+  const std::int64_t rows = std::min(w.rows, out - begin), in = w.in;
+  const std::int64_t per_image = (tokens + kColumns - 1) / kColumns, tiles = batch * per_image;
+  const auto first_of = [&](std::int64_t tile) { return tile % per_image * kColumns; };
+  const auto count_of = [&](std::int64_t tile) {
+    return std::min(kColumns, tokens - first_of(tile));
+  };
+  if (rows <= 0) return;
+  std::fill(w.sums, w.sums + round_up(in, kColumns) * rows, 0.0f);
+  std::fill(to.bias + begin, to.bias + begin + rows, 0.0f);
+  for (std::int64_t group = 0; group < tiles; group += w.kTiles) {
+    const std::int64_t end = std::min(group + w.kTiles, tiles);
+    ByRows<A> left[WeightGradient<A>::kTiles];
+    for (std::int64_t tile = group; tile < end; ++tile) {
+      const std::int64_t count = count_of(tile), columns = round_up(count, kLanes);
+      float* gradients = w.d_out + (tile - group) * rows * kColumns;
+      load_columns<Floats, T>(token_row<T>(d_out, tile / per_image, first_of(tile)) + begin,
+                              d_out.token_stride, count, rows, gradients);
+      for (std::int64_t row = 0; row < rows; ++row) {
+        Vec total = {};
+        for (std::int64_t c = 0; c < columns; c += kLanes)
+          total += load(gradients + row * kColumns + c);
+        to.bias[begin + row] += sum(total);
+      }
+      left[tile - group] = by_rows<A>(gradients, rows, columns);
+      left[tile - group].depth = units_of<A>(count);
+    }
+    for (std::int64_t first = 0; first < in; first += kColumns) {
+      const std::int64_t width = std::min(kColumns, in - first);
+      for (std::int64_t tile = group; tile < end; ++tile) {
+        copy_row_units<A, T>(token_row<T>(x, tile / per_image, first_of(tile)) + first,
+                             x.token_stride, count_of(tile), width, w.x, kColumns);
+        multiply(left[tile - group], rows, w.x, kColumns, width,
+                 Add{w.sums + first * rows, kColumns});
+      }
+    }
+  }
+  auto* weight = static_cast<Storage*>(to.weight) + begin * in;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t c = 0; c < in; ++c)
+      weight[row * in + c] =
+          T::from_float(w.sums[(c / kColumns * rows + row) * kColumns + c % kColumns]);
+  }
+}
+
+}  // namespace
+}  // namespace pvt_kernels::cpu
