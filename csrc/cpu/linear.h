@@ -48,44 +48,52 @@ class RowWeight {
   Unit* copy_ = nullptr;
 };
 
-// A weight (out, in) as a left factor over `out`, for the gradient of what it multiplied, in strips
-// of `width` columns side by side in memory: the rows of a wide weight collide in the cache.
+// A weight (out, in) as a left factor over `out`, for the gradient of what it multiplied: itself,
+// if it is stored in fp32, else a copy as units of neighbouring rows, in strips of `width` columns.
 template <class A, class T>
 class ColumnWeight {
  public:
   using Unit = typename A::Unit;
+  static constexpr bool kInPlace = A::kValues == 1 && kStoredAsUnits<A, T>;
 
   ColumnWeight(const void* weight, std::int64_t out, std::int64_t in, std::int64_t width,
                Scratch& shared)
       : weight_(static_cast<const typename T::Storage*>(weight)),
         out_(out),
         in_(in),
-        width_(width),
-        stride_(round_up(width, kLanes)),
-        copy_(shared.take<Unit>(strips() * units_of<A>(out) * stride_)) {}
+        width_(width) {
+    if constexpr (!kInPlace) copy_ = shared.take<Unit>(strips() * units_of<A>(out) * stride());
+  }
 
   std::int64_t strips() const { return (in_ + width_ - 1) / width_; }
   std::int64_t columns(std::int64_t strip) const { return std::min(width_, in_ - strip * width_); }
 
   // By the threads of the enclosing region.
   void prepare() const {
+    if constexpr (!kInPlace) {
 #pragma omp for schedule(static) nowait
-    for (std::int64_t i = 0; i < strips() * units_of<A>(out_); ++i) {
-      const std::int64_t strip = i / units_of<A>(out_), row = i % units_of<A>(out_) * A::kValues;
-      copy_row_units<A, T>(weight_ + row * in_ + strip * width_, in_,
-                           std::min<std::int64_t>(A::kValues, out_ - row), columns(strip),
-                           copy_ + i * stride_, stride_);
+      for (std::int64_t i = 0; i < strips() * units_of<A>(out_); ++i) {
+        const std::int64_t strip = i / units_of<A>(out_), row = i % units_of<A>(out_) * A::kValues;
+        copy_row_units<A, T>(weight_ + row * in_ + strip * width_, in_,
+                             std::min<std::int64_t>(A::kValues, out_ - row), columns(strip),
+                             copy_ + i * stride(), stride());
+      }
     }
   }
 
   ByColumns<A> strip(std::int64_t index) const {
-    return {copy_ + index * units_of<A>(out_) * stride_, stride_, units_of<A>(out_)};
+    if constexpr (kInPlace)
+      return {weight_ + index * width_, in_, out_};
+    else
+      return {copy_ + index * units_of<A>(out_) * stride(), stride(), units_of<A>(out_)};
   }
 
  private:
+  std::int64_t stride() const { return round_up(width_, kLanes); }
+
   const typename T::Storage* weight_;
-  std::int64_t out_, in_, width_, stride_;
-  Unit* copy_;
+  std::int64_t out_, in_, width_;
+  Unit* copy_ = nullptr;
 };
 
 // Rows [row, row + rows) of weight * x + bias, for a tile of tokens x, to out[rows][kColumns].
@@ -136,7 +144,8 @@ void linear_gradient(const WeightGradient<A>& w, int thread, std::int64_t out, s
     return std::min(kColumns, tokens - first_of(tile));
   };
   if (rows <= 0) return;
-  std::fill(w.sums, w.sums + round_up(in, kColumns) * rows, 0.0f);
+  auto* weight = static_cast<Storage*>(to.weight) + begin * in;
+  if (tiles == 0) std::fill(weight, weight + rows * in, Storage{});
   std::fill(to.bias + begin, to.bias + begin + rows, 0.0f);
   for (std::int64_t group = 0; group < tiles; group += w.kTiles) {
     const std::int64_t end = std::min(group + w.kTiles, tiles);
@@ -157,19 +166,20 @@ void linear_gradient(const WeightGradient<A>& w, int thread, std::int64_t out, s
     }
     for (std::int64_t first = 0; first < in; first += kColumns) {
       const std::int64_t width = std::min(kColumns, in - first);
+      // of a single group each strip is done before the next one begins
+      float* sums = w.sums + (tiles <= w.kTiles ? 0 : first * rows);
       for (std::int64_t tile = group; tile < end; ++tile) {
         copy_row_units<A, T>(token_row<T>(x, tile / per_image, first_of(tile)) + first,
                              x.token_stride, count_of(tile), width, w.x, kColumns);
-        multiply(left[tile - group], rows, w.x, kColumns, width,
-                 Add{w.sums + first * rows, kColumns});
+        multiply_chains(left[tile - group], rows, w.x, kColumns, width, sums, kColumns, tile > 0);
+      }
+      if (end < tiles) continue;
+      for (std::int64_t row = 0; row < rows; ++row) {
+        for (std::int64_t c = 0; c < width; c += kLanes)
+          copy_from_floats<T>(sums + row * kColumns + c, std::min<std::int64_t>(kLanes, width - c),
+                              weight + row * in + first + c);
       }
     }
-  }
-  auto* weight = static_cast<Storage*>(to.weight) + begin * in;
-  for (std::int64_t row = 0; row < rows; ++row) {
-    for (std::int64_t c = 0; c < in; ++c)
-      weight[row * in + c] =
-          T::from_float(w.sums[(c / kColumns * rows + row) * kColumns + c % kColumns]);
   }
 }
 

@@ -21,6 +21,11 @@ static_assert(kColumns % kTile == 0);
 template <class A, class T>
 void copy_as_units(const typename T::Storage* row, std::int64_t values, typename A::Unit* to) {
   if constexpr (kStoredAsUnits<A, T>) {
+    if (values == kLanes * A::kValues) {
+      // by far the most frequent, and one move
+      std::memcpy(static_cast<void*>(to), row, kLanes * 4);
+      return;
+    }
     if (values % A::kValues != 0) to[values / A::kValues] = {};
     std::memcpy(static_cast<void*>(to), row, values * sizeof *row);
   } else {
@@ -57,6 +62,16 @@ void load_columns(const typename T::Storage* rows, std::int64_t stride, std::int
   }
 }
 
+// Up to a vector of values.
+template <class T>
+void copy_from_floats(const float* values, std::int64_t count, typename T::Storage* to) {
+  if (count == kLanes) {
+    T::from_floats(load(values), to);
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) to[i] = T::from_float(values[i]);
+  }
+}
+
 // The fp32 tile[values][kColumns], times `factor`, to `count` rows of values; row i begins at
 // row(i).
 template <class T, class Row>
@@ -72,8 +87,7 @@ void store_columns(const float* tile, std::int64_t count, std::int64_t values, f
       for (std::int64_t i = length; i < kLanes; ++i) store(block + i * kLanes, Vec{});
       transpose(block, kLanes, turned, kLanes);
       for (std::int64_t i = 0; i < columns; ++i) {
-        typename T::Storage* to = row(column + i) + first;
-        for (std::int64_t c = 0; c < length; ++c) to[c] = T::from_float(turned[i * kLanes + c]);
+        copy_from_floats<T>(turned + i * kLanes, length, row(column + i) + first);
       }
     }
   }

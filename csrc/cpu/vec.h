@@ -33,6 +33,7 @@ constexpr int kBlockVectors = 2;
 
 typedef float Vec __attribute__((vector_size(kVectorBytes)));
 typedef std::int32_t IntVec __attribute__((vector_size(kVectorBytes)));
+typedef std::int16_t ShortVec __attribute__((vector_size(kVectorBytes / 2)));
 
 constexpr int kLanes = kVectorBytes / 4;
 
@@ -156,6 +157,7 @@ struct F32 {
   using Storage = float;
   static float to_float(float x) { return x; }
   static float from_float(float x) { return x; }
+  static void from_floats(Vec x, float* to) { store(to, x); }
 };
 
 struct BF16 {
@@ -168,6 +170,13 @@ struct BF16 {
     if (x != x) return 0x7fc0;
     // to nearest, ties to even
     return static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  }
+  static void from_floats(Vec x, std::uint16_t* to) {
+    IntVec bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const auto narrow = __builtin_convertvector(x == x ? bits : IntVec{} + 0x7fc0, ShortVec);
+    std::memcpy(to, &narrow, sizeof narrow);
   }
 };
 
@@ -195,6 +204,9 @@ struct F16 {
     }
     const std::uint32_t rounded = magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1);
     return static_cast<std::uint16_t>(sign | (rounded >> 13));
+  }
+  static void from_floats(Vec x, std::uint16_t* to) {
+    for (int i = 0; i < kLanes; ++i) to[i] = from_float(x[i]);
   }
 };
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
+import torch
 from torch import Tensor
+
+# a workspace of up to this size is kept for the thread's next call
+KEPT_WORKSPACE_BYTES = 16 * 2**20
+
+_kept = threading.local()
 
 
 def with_adjacent_channels(tensor: Tensor) -> Tensor:
@@ -13,3 +21,17 @@ def with_adjacent_channels(tensor: Tensor) -> Tensor:
 def dtype_name(tensor: Tensor) -> str:
     """ "float32", "bfloat16" or "float16", as the kernels call it."""
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def workspace(size: int) -> Tensor:
+    """Scratch memory of at least `size` bytes for one call of a kernel.
+
+    Small ones are kept: fresh memory costs a page fault every 4 KiB, which takes as long as the
+    kernels themselves where images are small.
+    """
+    if size > KEPT_WORKSPACE_BYTES:
+        return torch.empty(size, dtype=torch.uint8)
+    kept = getattr(_kept, "workspace", None)
+    if kept is None or kept.numel() < size:
+        kept = _kept.workspace = torch.empty(size, dtype=torch.uint8)
+    return kept

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pvt_kernels._C import cpu
-from pvt_kernels.ops.cpu_tensors import dtype_name, with_adjacent_channels
+from pvt_kernels.ops.cpu_tensors import dtype_name, with_adjacent_channels, workspace
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -16,9 +16,9 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tens
     o = q.new_empty(q.shape)
     lse = q.new_empty((B, heads, N), dtype=torch.float32)
     sizes = _sizes(q, k, scale)
-    workspace = torch.empty(cpu.attention_forward_workspace(sizes), dtype=torch.uint8)
+    scratch = workspace(cpu.attention_forward_workspace(sizes))
     cpu.attention_forward(
-        sizes, *map(_heads, (q, k, v)), o.data_ptr(), lse.data_ptr(), workspace.data_ptr()
+        sizes, *map(_heads, (q, k, v)), o.data_ptr(), lse.data_ptr(), scratch.data_ptr()
     )
     return o, lse
 
@@ -31,11 +31,11 @@ def backward(
     dq, dk, dv = (t.new_empty(t.shape) for t in (q, k, v))
     lse = lse.contiguous()
     sizes = _sizes(q, k, scale)
-    workspace = torch.empty(cpu.attention_backward_workspace(sizes), dtype=torch.uint8)
+    scratch = workspace(cpu.attention_backward_workspace(sizes))
     cpu.attention_backward(
         sizes,
         *map(_heads, (do, q, k, v, o)),
-        *(t.data_ptr() for t in (lse, dq, dk, dv, workspace)),
+        *(t.data_ptr() for t in (lse, dq, dk, dv, scratch)),
     )
     return dq, dk, dv
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pvt_kernels._C import cpu
-from pvt_kernels.ops.cpu_tensors import dtype_name, with_adjacent_channels
+from pvt_kernels.ops.cpu_tensors import dtype_name, with_adjacent_channels, workspace
 
 
 def forward(
@@ -32,13 +32,13 @@ def forward(
     kv = x.new_empty(B, y.shape[1], 2 * C)
     lse = x.new_empty(B, heads, N, dtype=torch.float32)
     sizes = _sizes(x, y, heads, scale)
-    workspace = torch.empty(cpu.multi_head_attention_forward_workspace(sizes), dtype=torch.uint8)
+    scratch = workspace(cpu.multi_head_attention_forward_workspace(sizes))
     layers = map(_linear, weights, biases)
     cpu.multi_head_attention_forward(
         cpu.MultiHeadAttention(sizes, _tokens(x), _tokens(y), *layers),
         result.data_ptr(),
         o.data_ptr() if save else 0,
-        *(t.data_ptr() for t in (kv, lse, workspace)),
+        *(t.data_ptr() for t in (kv, lse, scratch)),
     )
     return result, o, kv, lse
 
@@ -66,7 +66,7 @@ def backward(
     dweights = [x.new_empty(weight.shape) for weight in weights]
     dbiases = [torch.empty(rows * C) for rows in (1, 2, 1)]
     sizes = _sizes(x, y, lse.shape[1], scale)
-    workspace = torch.empty(cpu.multi_head_attention_backward_workspace(sizes), dtype=torch.uint8)
+    scratch = workspace(cpu.multi_head_attention_backward_workspace(sizes))
     cpu.multi_head_attention_backward(
         cpu.MultiHeadAttention(sizes, _tokens(x), _tokens(y), *map(_linear, weights, biases)),
         _tokens(dresult),
@@ -75,7 +75,7 @@ def backward(
             cpu.LinearGradient(w.data_ptr(), b.data_ptr())
             for w, b in zip(dweights, dbiases, strict=True)
         ),
-        workspace.data_ptr(),
+        scratch.data_ptr(),
     )
     dq, dkv, dout = zip(dweights, (dbias.to(dtype) for dbias in dbiases), strict=True)
     return dx, dy, *dq, *dkv, *dout

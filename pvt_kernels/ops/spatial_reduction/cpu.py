@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pvt_kernels._C import cpu
-from pvt_kernels.ops.cpu_tensors import dtype_name, with_adjacent_channels
+from pvt_kernels.ops.cpu_tensors import dtype_name, with_adjacent_channels, workspace
 
 
 def forward(
@@ -30,11 +30,11 @@ def forward(
     normalized = x.new_empty(B, M, C, dtype=torch.float32)
     rstd = x.new_empty(B, M, dtype=torch.float32)
     sizes = _sizes(x, H, W, R, eps)
-    workspace = torch.empty(cpu.spatial_reduction_forward_workspace(sizes), dtype=torch.uint8)
+    scratch = workspace(cpu.spatial_reduction_forward_workspace(sizes))
     cpu.spatial_reduction_forward(
         sizes,
         _tokens(x),
-        *(t.data_ptr() for t in (weight, *vectors, y, normalized, rstd, workspace)),
+        *(t.data_ptr() for t in (weight, *vectors, y, normalized, rstd, scratch)),
     )
     return y, normalized, rstd
 
@@ -61,13 +61,13 @@ def backward(
     dx = x.new_zeros(B, N, C) if left_over else x.new_empty(B, N, C)
     dweight = weight.new_empty(weight.shape)
     dbias, dnorm_weight, dnorm_bias = torch.empty(3, C).unbind()
-    workspace = torch.empty(cpu.spatial_reduction_backward_workspace(sizes), dtype=torch.uint8)
+    scratch = workspace(cpu.spatial_reduction_backward_workspace(sizes))
     cpu.spatial_reduction_backward(
         sizes,
         dy.data_ptr(),
         _tokens(x),
         *(t.data_ptr() for t in (weight, gamma, normalized, rstd)),
-        *(t.data_ptr() for t in (dx, dweight, dbias, dnorm_weight, dnorm_bias, workspace)),
+        *(t.data_ptr() for t in (dx, dweight, dbias, dnorm_weight, dnorm_bias, scratch)),
     )
     return (
         dx,
