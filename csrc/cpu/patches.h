@@ -11,20 +11,22 @@
 namespace pvt_kernels::cpu {
 namespace {
 
-// Index of a patch's first token among those of its image.
-inline std::int64_t first_token(const SpatialReductionSizes& s, std::int64_t patch) {
-  const std::int64_t index = patch % s.patches_per_image();
-  return index / s.patches_across() * s.sr_ratio * s.width +
-         index % s.patches_across() * s.sr_ratio;
+// Where the first token of each patch in [first, first + count) begins, counted in elements from
+// the start of `t`.
+inline void find_patches(const SpatialReductionSizes& s, const Tokens& t, std::int64_t first,
+                         std::int64_t count, std::int64_t* offsets) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t image = (first + i) / s.patches_per_image();
+    const std::int64_t patch = (first + i) % s.patches_per_image();
+    const std::int64_t row = patch / s.patches_across(), column = patch % s.patches_across();
+    offsets[i] = image * t.batch_stride + (row * s.width + column) * s.sr_ratio * t.token_stride;
+  }
 }
 
-// The token at position r = row * R + column of a patch.
-template <class T>
-const typename T::Storage* token(const SpatialReductionSizes& s, const Tokens& x,
-                                 std::int64_t patch, std::int64_t r) {
-  const std::int64_t index = first_token(s, patch) + r / s.sr_ratio * s.width + r % s.sr_ratio;
-  return static_cast<const typename T::Storage*>(x.data) +
-         patch / s.patches_per_image() * x.batch_stride + index * x.token_stride;
+// Of the token at position r = row * R + column of a patch, from its first one.
+inline std::int64_t offset_in_patch(const SpatialReductionSizes& s, const Tokens& t,
+                                    std::int64_t r) {
+  return (r / s.sr_ratio * s.width + r % s.sr_ratio) * t.token_stride;
 }
 
 // Whether the values of a patch in the weight's order, (C, R, R), are whole units: neighbours in
@@ -52,27 +54,29 @@ std::int64_t gathered_channels(const SpatialReductionSizes& s) {
   return s.sr_ratio == 1 ? kLanes * A::kValues : kLanes;
 }
 
-// Channels [channel, channel + count) of patches [first, first + patches) as a right factor in the
+// Channels [channel, channel + count) of the patches at offsets[patches] as a right factor in the
 // weight's order, tile[units][kColumns].
 template <class A, class T>
-void gather_columns(const SpatialReductionSizes& s, const Tokens& x, std::int64_t first,
+void gather_columns(const SpatialReductionSizes& s, const Tokens& x, const std::int64_t* offsets,
                     std::int64_t patches, std::int64_t channel, std::int64_t count,
                     typename A::Unit* tile) {
   using Unit = typename A::Unit;
+  const auto* data = static_cast<const typename T::Storage*>(x.data) + channel;
   const std::int64_t area = s.sr_ratio * s.sr_ratio;
   const std::int64_t positions = area == 1 ? 1 : area / A::kValues;
   const std::int64_t rows = area == 1 ? units_of<A>(count) : count;
   for (std::int64_t column = 0; column < patches; column += kLanes) {
     const std::int64_t columns = std::min<std::int64_t>(kLanes, patches - column);
     for (std::int64_t position = 0; position < positions; ++position) {
-      Unit block[kLanes * kLanes] = {}, turned[kLanes * kLanes];
+      Unit block[kLanes * kLanes], turned[kLanes * kLanes];
+      if (columns < kLanes || rows < kLanes) std::fill(block, block + kLanes * kLanes, Unit{});
+      const auto* from = data + offset_in_patch(s, x, position * A::kValues);
       for (std::int64_t i = 0; i < columns; ++i) {
-        const std::int64_t r = area == 1 ? 0 : position * A::kValues;
-        const auto* from = token<T>(s, x, first + column + i, r) + channel;
         if (area == 1)
-          copy_as_units<A, T>(from, count, block + i * kLanes);
+          copy_as_units<A, T>(from + offsets[column + i], count, block + i * kLanes);
         else
-          copy_row_units<A, T>(from, x.token_stride, A::kValues, count, block + i * kLanes, 0);
+          copy_row_units<A, T>(from + offsets[column + i], x.token_stride, A::kValues, count,
+                               block + i * kLanes, 0);
       }
       transpose(block, kLanes, turned, kLanes);
       for (std::int64_t i = 0; i < rows; ++i)
@@ -100,20 +104,17 @@ inline Chunk chunk(const SpatialReductionSizes& s, std::int64_t index) {
   return {index / chunks_per_token(s), channel, std::min(kColumns, s.channels - channel)};
 }
 
-// A chunk of A::kValues neighbouring patches, units[kColumns]; zeros for patches from `end` on, and
-// for channels up to a whole vector.
+// A chunk of the `count` patches at `offsets` as a right factor over patches, units[kColumns];
+// zeros for channels up to a whole vector.
 template <class A, class T>
-void copy_patch_units(const SpatialReductionSizes& s, const Tokens& x, const Chunk& c,
-                      std::int64_t patch, std::int64_t end, typename A::Unit* to) {
-  if (patch < end) {
-    const auto* first = token<T>(s, x, patch, c.r) + c.channel;
-    if (patch + 1 < end)
-      copy_row_units<A, T>(first, token<T>(s, x, patch + 1, c.r) + c.channel - first, A::kValues,
-                           c.count, to, 0);
-    else
-      copy_row_units<A, T>(first, 0, 1, c.count, to, 0);
-  } else {
-    std::fill(to, to + round_up(c.count, kLanes), typename A::Unit{});
+void gather_rows(const SpatialReductionSizes& s, const Tokens& x, const Chunk& c,
+                 const std::int64_t* offsets, std::int64_t count, typename A::Unit* rows) {
+  const auto* data =
+      static_cast<const typename T::Storage*>(x.data) + offset_in_patch(s, x, c.r) + c.channel;
+  for (std::int64_t i = 0; i < count; i += A::kValues, rows += kColumns) {
+    const std::int64_t patches = std::min<std::int64_t>(A::kValues, count - i);
+    copy_row_units<A, T>(data + offsets[i], offsets[i + patches - 1] - offsets[i], patches, c.count,
+                         rows, kColumns);
   }
 }
 
@@ -124,11 +125,20 @@ void turn_weight_row(const SpatialReductionSizes& s, const typename T::Storage* 
                      std::int64_t channel, std::int64_t r, float* block) {
   const std::int64_t area = s.sr_ratio * s.sr_ratio;
   const std::int64_t count = std::min<std::int64_t>(kLanes, area - r);
-  float given[kLanes * kLanes] = {};
-  for (std::int64_t i = 0; i < std::min<std::int64_t>(kLanes, s.channels - channel); ++i)
-    for (std::int64_t j = 0; j < count; ++j)
-      given[i * kLanes + j] = T::to_float(row[(channel + i) * area + r + j]);
-  transpose(given, kLanes, block, kLanes);
+  const std::int64_t channels = std::min<std::int64_t>(kLanes, s.channels - channel);
+  row += channel * area + r;
+  if (count == kLanes && channels == kLanes) {
+    float given[kLanes * kLanes];
+    for (std::int64_t i = 0; i < kLanes; ++i)
+      for (std::int64_t j = 0; j < kLanes; ++j)
+        given[i * kLanes + j] = T::to_float(row[i * area + j]);
+    transpose(given, kLanes, block, kLanes);
+  } else {
+    for (std::int64_t j = 0; j < count; ++j) {
+      for (std::int64_t i = 0; i < kLanes; ++i)
+        block[j * kLanes + i] = i < channels ? T::to_float(row[i * area + j]) : 0.0f;
+    }
+  }
 }
 
 // Rows [A::kValues * unit, ..) of the weight, (C_out, C, R, R), to chunks[units of C_out][kColumns]
@@ -140,10 +150,12 @@ void weight_to_chunks(const SpatialReductionSizes& s, const typename T::Storage*
   const std::int64_t chunk_size = units_of<A>(s.channels) * kColumns;
   for (std::int64_t channel = 0; channel < s.channels; channel += kLanes) {
     for (std::int64_t r = 0; r < area; r += kLanes) {
-      float first[kLanes * kLanes], second[kLanes * kLanes] = {};
+      float first[kLanes * kLanes], second[kLanes * kLanes];
       turn_weight_row<T>(s, weight + row * s.depth(), channel, r, first);
       if (A::kValues == 2 && row + 1 < s.channels)
         turn_weight_row<T>(s, weight + (row + 1) * s.depth(), channel, r, second);
+      else
+        std::fill(second, second + kLanes * kLanes, 0.0f);
       for (std::int64_t i = 0; i < std::min<std::int64_t>(kLanes, area - r); ++i) {
         const std::int64_t index = (r + i) * chunks_per_token(s) + channel / kColumns;
         store(chunks + index * chunk_size + unit * kColumns + channel % kColumns,
@@ -162,17 +174,20 @@ void chunks_to_weight_row(const SpatialReductionSizes& s, const float* chunks, s
     const std::int64_t count = std::min<std::int64_t>(kLanes, s.channels - channel);
     for (std::int64_t r = 0; r < area; r += kLanes) {
       const std::int64_t positions = std::min<std::int64_t>(kLanes, area - r);
-      float block[kLanes * kLanes] = {}, turned[kLanes * kLanes];
-      for (std::int64_t i = 0; i < positions; ++i) {
-        const std::int64_t index = (r + i) * chunks_per_token(s) + channel / kColumns;
-        store(block + i * kLanes,
-              load(chunks + (index * s.channels + row) * kColumns + channel % kColumns));
-      }
-      transpose(block, kLanes, turned, kLanes);
-      for (std::int64_t i = 0; i < count; ++i)
+      const std::int64_t index = r * chunks_per_token(s) + channel / kColumns;
+      const float* from = chunks + (index * s.channels + row) * kColumns + channel % kColumns;
+      const std::int64_t stride = chunks_per_token(s) * s.channels * kColumns;
+      typename T::Storage* to = weight + row * s.depth() + channel * area + r;
+      if (positions == kLanes && count == kLanes) {
+        float turned[kLanes * kLanes];
+        transpose(from, stride, turned, kLanes);
+        for (std::int64_t i = 0; i < kLanes; ++i)
+          T::from_floats(load(turned + i * kLanes), to + i * area);
+      } else {
         for (std::int64_t j = 0; j < positions; ++j)
-          weight[row * s.depth() + (channel + i) * area + r + j] =
-              T::from_float(turned[i * kLanes + j]);
+          for (std::int64_t i = 0; i < count; ++i)
+            to[i * area + j] = T::from_float(from[j * stride + i]);
+      }
     }
   }
 }

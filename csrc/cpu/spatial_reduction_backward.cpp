@@ -19,10 +19,11 @@ struct BackwardScratch {
   using Unit = typename A::Unit;
   // shared: dz of each tile, as left factor over patches and as right factor over channels; each
   // tile's sums over patches, for dbias, dnorm_weight and dnorm_bias; the weight's chunks, and
-  // their gradients
+  // their gradients; where the patches begin in x and in dx
   float *dz, *sums;
   Unit *dz_columns, *chunks;
   float* dchunks;
+  std::int64_t *offsets, *dx_offsets;
   std::size_t shared_bytes, thread_bytes;
 
   BackwardScratch(const SpatialReductionSizes& s, void* base) {
@@ -32,6 +33,8 @@ struct BackwardScratch {
     dz_columns = shared.take<Unit>(tile_count(s) * units_of<A>(s.channels) * kColumns);
     chunks = shared.take<Unit>(chunk_count(s) * units_of<A>(s.channels) * kColumns);
     dchunks = shared.take(chunk_count(s) * s.channels * kColumns);
+    for (std::int64_t** table : {&offsets, &dx_offsets})
+      *table = shared.take<std::int64_t>(s.patches());
     shared_bytes = shared.bytes();
     Thread(s, own);
     thread_bytes = own.bytes();
@@ -125,6 +128,8 @@ void backward(const SpatialReductionSizes& s, const void* dy, const Tokens& x, c
       const std::int64_t first = first_of(tile) * s.channels, count = count_of(tile);
       const std::int64_t columns = round_up(count, kLanes);
       float* dz = shared.dz + tile * s.channels * kColumns;
+      find_patches(s, x, first_of(tile), count, shared.offsets + first_of(tile));
+      find_patches(s, to_dx, first_of(tile), count, shared.dx_offsets + first_of(tile));
       load_columns<Floats, T>(dy_rows + first, s.channels, count, s.channels, w.dy);
       load_columns<Floats, F32>(normalized + first, s.channels, count, s.channels, w.normalized);
       layer_norm_tile(s, norm_weight, w.dy, w.normalized, rstd + first_of(tile), count, dz,
@@ -152,17 +157,14 @@ void backward(const SpatialReductionSizes& s, const void* dy, const Tokens& x, c
       fill_rows(dweights, s.channels, nullptr);
       for (std::int64_t tile = 0; tile < tile_count(s); ++tile) {
         const std::int64_t first = first_of(tile), count = count_of(tile);
-        const std::int64_t columns = round_up(count, kLanes);
         multiply_chains(weights, c.count, shared.dz_columns + tile * units * kColumns, kColumns,
                         count, w.dpatches, kColumns);
-        store_columns<T>(w.dpatches, count, c.count, 1.0f, [&](auto patch) {
-          return const_cast<Storage*>(token<T>(s, to_dx, first + patch, c.r)) + c.channel;
-        });
-        for (std::int64_t patch = 0; patch < columns; patch += A::kValues)
-          copy_patch_units<A, T>(s, x, c, first + patch, first + count,
-                                 w.patches + patch / A::kValues * kColumns);
+        Storage* dx = static_cast<Storage*>(g.dx) + offset_in_patch(s, to_dx, c.r) + c.channel;
+        const std::int64_t* to = shared.dx_offsets + first;
+        store_columns<T>(w.dpatches, count, c.count, 1.0f, [&](auto i) { return dx + to[i]; });
+        gather_rows<A, T>(s, x, c, shared.offsets + first, count, w.patches);
         const auto* dz = reinterpret_cast<const Unit*>(shared.dz + tile * s.channels * kColumns);
-        multiply(ByRows<A>{dz, kColumns / A::kValues, columns / A::kValues}, s.channels, w.patches,
+        multiply(ByRows<A>{dz, kColumns / A::kValues, units_of<A>(count)}, s.channels, w.patches,
                  kColumns, c.count, Add{dweights, kColumns});
       }
     }

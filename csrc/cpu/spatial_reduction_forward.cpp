@@ -25,11 +25,13 @@ struct ForwardScratch {
   struct Thread {
     typename A::Unit* patches;
     float *out, *y;
+    std::int64_t* offsets;
 
     Thread(const SpatialReductionSizes& s, Scratch& own)
         : patches(own.take<typename A::Unit>(kLanes * s.sr_ratio * s.sr_ratio * kColumns)),
           out(own.take(s.channels * kColumns)),
-          y(own.take(s.channels * kColumns)) {}
+          y(own.take(s.channels * kColumns)),
+          offsets(own.take<std::int64_t>(kColumns)) {}
   };
 };
 
@@ -85,10 +87,11 @@ void forward(const SpatialReductionSizes& s, const Tokens& x, const Parameters& 
 #pragma omp for schedule(static)
     for (std::int64_t tile = 0; tile < tiles.total; ++tile) {
       const std::int64_t first = tiles.first(tile), count = tiles.count(tile);
+      find_patches(s, x, first, count, w.offsets);
       fill_rows(w.out, s.channels, p.bias);
       for (std::int64_t channel = 0; channel < s.channels; channel += step) {
         const std::int64_t channels = std::min(step, s.channels - channel);
-        gather_columns<A, T>(s, x, first, count, channel, channels, w.patches);
+        gather_columns<A, T>(s, x, w.offsets, count, channel, channels, w.patches);
         const ByRows<A> rows{weight + channel * area / A::kValues, s.depth() / A::kValues,
                              channels * area / A::kValues};
         multiply_chains(rows, s.channels, w.patches, kColumns, count, w.out, kColumns, true);

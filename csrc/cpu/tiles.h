@@ -183,9 +183,8 @@ class Scratch {
   // Whole cache lines, so that threads share none.
   template <class Unit = float>
   Unit* take(std::int64_t count) {
-    static_assert(sizeof(Unit) == 4);
     auto* piece = reinterpret_cast<Unit*>(base_ + bytes_);
-    bytes_ += static_cast<std::size_t>(round_up(count * 4, 64));
+    bytes_ += static_cast<std::size_t>(round_up(count * sizeof(Unit), 64));
     return piece;
   }
 
