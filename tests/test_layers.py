@@ -282,6 +282,20 @@ def test_dropout_in_training_and_not_in_evaluation():
     torch.testing.assert_close(layer(x, H, W), sra(layer, x, H, W))
 
 
+@pytest.mark.parametrize("name", ["q", "kv", "proj"])
+def test_hooks_and_replaced_layers_are_honoured(name):
+    layer, x = SRAttention(32, 2, sr_ratio=2), torch.randn(1, 48, 32)
+    expected = layer(x, 6, 8)
+    seen = []
+    getattr(layer, name).register_forward_hook(lambda *args: seen.append(args))
+    torch.testing.assert_close(layer(x, 6, 8), expected)
+    assert len(seen) == 1
+
+    layer = copy.deepcopy(layer)
+    setattr(layer, name, nn.Sequential(getattr(layer, name), nn.ReLU()))
+    assert not torch.allclose(layer(x, 6, 8), expected)
+
+
 def test_frozen_parameters_get_no_gradient():
     layer, H, W, N = make("odd")
     layer.sr.requires_grad_(False)

@@ -13,6 +13,7 @@
 
 #include "cpu/attention.h"
 #include "cpu/dispatch.h"
+#include "cpu/multi_head_attention.h"
 #include "cpu/spatial_reduction.h"
 
 namespace {
@@ -177,6 +178,107 @@ void fuzz_spatial_reduction() {
   require_close("spatial_reduction dweight", dweight, grad_weight);
 }
 
+// Multi-head attention's inputs one after another: x, y, then weight and bias of q, kv and out.
+struct Parts {
+  std::vector<std::int64_t> begins = {0};
+
+  Parts(std::int64_t B, std::int64_t N, std::int64_t M, std::int64_t C) {
+    for (const std::int64_t size : {B * N * C, B * M * C, C * C, C, 2 * C * C, 2 * C, C * C, C})
+      begins.push_back(begins.back() + size);
+  }
+  template <class Value>
+  std::vector<Value> operator()(const std::vector<Value>& all, int part) const {
+    return {all.begin() + begins[part], all.begin() + begins[part + 1]};
+  }
+};
+
+std::vector<double> multi_head_attention(const AttentionSizes& s, const Parts& parts,
+                                         const std::vector<double>& all) {
+  const std::int64_t C = s.heads * s.head_dim, N = s.queries, M = s.keys;
+  const auto linear = [&](const std::vector<double>& x, int layer) {
+    const std::vector<double> weight = parts(all, layer), bias = parts(all, layer + 1);
+    std::vector<double> out(x.size() / C * bias.size());
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      out[i] = bias[i % bias.size()];
+      for (std::int64_t c = 0; c < C; ++c)
+        out[i] += weight[i % bias.size() * C + c] * x[i / bias.size() * C + c];
+    }
+    return out;
+  };
+  const std::vector<double> q = linear(parts(all, 0), 2), kv = linear(parts(all, 1), 4);
+  std::vector<double> o(q.size());
+  for (std::int64_t i = 0; i < s.batch * N * s.heads; ++i) {
+    const std::int64_t b = i / (N * s.heads), h = i % s.heads;
+    std::vector<double> p(M);
+    double highest = -1e300, total = 0;
+    for (std::int64_t j = 0; j < M; ++j) {
+      for (std::int64_t c = 0; c < s.head_dim; ++c)
+        p[j] += s.scale * q[i * s.head_dim + c] * kv[(b * M + j) * 2 * C + h * s.head_dim + c];
+      highest = std::max(highest, p[j]);
+    }
+    for (double& x : p) total += x = std::exp(x - highest);
+    for (std::int64_t j = 0; j < M; ++j)
+      for (std::int64_t c = 0; c < s.head_dim; ++c)
+        o[i * s.head_dim + c] += p[j] / total * kv[(b * M + j) * 2 * C + C + h * s.head_dim + c];
+  }
+  return linear(o, 6);
+}
+
+// The gradients are checked all at once, against the difference quotient in a random direction.
+void fuzz_multi_head_attention() {
+  const std::int64_t B = draw(0, 2), N = draw(1, 130), M = draw(1, 90), heads = draw(1, 3);
+  const std::int64_t d = 8 * draw(1, 5), C = heads * d;
+  const AttentionSizes s{B, N, M, heads, d, DType::f32, 0.3f, static_cast<int>(draw(1, 5))};
+  const Parts parts(B, N, M, C);
+  Floats all = random(parts.begins.back());
+  for (std::int64_t i = parts.begins[2]; i < parts.begins.back(); ++i)
+    all[i] /= std::sqrt(static_cast<float>(C));
+  std::vector<Floats> given, gradients;
+  for (int part = 0; part < 8; ++part) {
+    given.push_back(parts(all, part));
+    gradients.emplace_back(given[part].size());
+  }
+  const auto layer = [&](int part) { return Linear{given[part].data(), given[part + 1].data()}; };
+  const auto to = [&](int part) {
+    return LinearGradient{gradients[part].data(), gradients[part + 1].data()};
+  };
+  const MultiHeadAttention a{
+      s, {given[0].data(), N * C, C}, {given[1].data(), M * C, C}, layer(2), layer(4), layer(6)};
+  Floats result(B * N * C), o(result.size()), kv(B * M * 2 * C), lse(B * heads * N);
+  const Workspace forward(multi_head_attention_forward_workspace(s));
+  multi_head_attention_forward(a, result.data(), o.data(), kv.data(), lse.data(),
+                               forward.memory.get());
+  const Floats dresult = random(result.size());
+  const Workspace backward(multi_head_attention_backward_workspace(s));
+  multi_head_attention_backward(a, {dresult.data(), N * C, C}, o.data(), kv.data(), lse.data(),
+                                gradients[0].data(), gradients[1].data(), to(2), to(4), to(6),
+                                backward.memory.get());
+
+  const std::vector<double> at(all.begin(), all.end());
+  require_close("multi_head_attention", result, multi_head_attention(s, parts, at));
+  const Floats direction = random(all.size());
+  std::vector<double> ahead = at, behind = at;
+  constexpr double kStep = 1e-5;
+  double slope = 0, length = 1e-6, expected = 0;
+  for (std::size_t i = 0; i < at.size(); ++i) {
+    ahead[i] += kStep * direction[i];
+    behind[i] -= kStep * direction[i];
+  }
+  const std::vector<double> high = multi_head_attention(s, parts, ahead);
+  const std::vector<double> low = multi_head_attention(s, parts, behind);
+  for (std::size_t i = 0; i < high.size(); ++i)
+    expected += dresult[i] * (high[i] - low[i]) / (2 * kStep);
+  for (int part = 0; part < 8; ++part) {
+    for (std::size_t i = 0; i < gradients[part].size(); ++i) {
+      slope += static_cast<double>(gradients[part][i]) * direction[parts.begins[part] + i];
+      length += std::pow(gradients[part][i], 2);
+    }
+  }
+  if (std::abs(slope - expected) < 1e-4 * std::sqrt(length)) return;
+  std::fprintf(stderr, "multi_head_attention: slope %g instead of %g\n", slope, expected);
+  std::exit(1);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -186,6 +288,7 @@ int main(int count, char** arguments) {
     for (int round = 0; round < rounds; ++round) {
       fuzz_attention();
       fuzz_spatial_reduction();
+      fuzz_multi_head_attention();
     }
     std::printf("%s: %d random shapes of each op\n", path.c_str(), rounds);
   }

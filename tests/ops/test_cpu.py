@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from pvt_kernels import SRAttention, attention, use_backend
+from pvt_kernels import SRAttention, attention, multi_head_attention, use_backend
 from pvt_kernels._C import cpu
 
 from ..error_budget import with_gradients
-from . import test_attention, test_spatial_reduction
+from . import test_attention, test_multi_head_attention, test_spatial_reduction
 from .cases import LOW_DTYPES
 
 CODE_PATHS = ("portable", "avx2", "avx512", "avx512_bf16")
@@ -41,6 +41,12 @@ def test_attention_on_every_code_path(code_path, shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(2, 100, 70, 2, 64), (1, 49, 64, 3, 40)], ids=str)
+def test_multi_head_attention_on_every_code_path(code_path, shape, dtype):
+    test_multi_head_attention.check_against_oracle("cpu", *shape, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
 @pytest.mark.parametrize(
     "shape", [(2, 17, 25, 64, 8), (1, 9, 12, 24, 3), (1, 6, 6, 328, 2)], ids=str
 )
@@ -69,6 +75,23 @@ def test_attention_is_deterministic(threads):
     inputs, do = test_attention.random_inputs(2, 300, 90, 2, 64), torch.randn(2, 300, 2, 64)
     with use_backend("cpu"):
         first, second = (with_gradients(attention, inputs, do) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("sizes", [(1, 500, 70, 1, 32), (3, 49, 49, 5, 16)], ids=str)
+def test_multi_head_attention_with_any_number_of_threads(threads, sizes):
+    test_multi_head_attention.check_against_oracle("cpu", *sizes, dtype=torch.float32)
+
+
+def test_multi_head_attention_is_deterministic(threads):
+    inputs = test_multi_head_attention.random_inputs(2, 300, 90, 2, 32)
+    dresult = torch.randn(2, 300, 64)
+
+    def op(*tensors):
+        return multi_head_attention(*tensors, 2)
+
+    with use_backend("cpu"):
+        first, second = (with_gradients(op, inputs, dresult) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
