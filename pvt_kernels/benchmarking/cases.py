@@ -10,10 +10,11 @@ from pvt_kernels.benchmarking.shapes import STAGES, Size, format_size
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORWARD, TRAINING = "forward", "forward + backward"
-LAYER, BACKBONE, MEMORY = "layer", "backbone", "memory"
+CORE, LAYER, BACKBONE, MEMORY = "core", "layer", "backbone", "memory"
 
 COCO_SIZES: tuple[Size, ...] = ((800, 1088), (800, 1216), (800, 1344))
 MEMORY_SIZES: tuple[Size, ...] = ((224, 224), (448, 448), (640, 640), *COCO_SIZES)
+CLASSIFICATION_SIZE: Size = (224, 224)
 QUICK_SIZE: Size = (800, 1216)
 QUICK_MEMORY_SIZES: tuple[Size, ...] = ((224, 224), (448, 448), QUICK_SIZE)
 
@@ -23,7 +24,8 @@ class Case:
     """One comparison of all contenders.
 
     Attributes:
-        kind: LAYER, BACKBONE, or MEMORY (the layer's peak memory alone, untimed).
+        kind: CORE (softmax attention alone), LAYER, BACKBONE, or MEMORY (the layer's peak memory
+            alone, untimed).
         subject: "stage 1" to "stage 4", or a model's name.
         size: of the image.
         mode: FORWARD (without autograd) or TRAINING.
@@ -50,11 +52,12 @@ class Case:
 
     @property
     def stage(self) -> int:
-        """Of a layer."""
+        """Of a core or a layer."""
         return int(self.subject.removeprefix("stage "))
 
     def __str__(self) -> str:
-        return f"{self.subject}, {format_size(self.size)}, {self.mode}, {self.dtype}"
+        kind = "core of " if self.kind == CORE else ""
+        return f"{kind}{self.subject}, {format_size(self.size)}, {self.mode}, {self.dtype}"
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,9 @@ def suite(
 ) -> Suite:
     """The quick or the full benchmark; None stands for its own choice.
 
-    `sizes` are those of the layers, and of the memory sweep if given; backbones run at 800x1216
-    if it is among them, else at the first.
+    `sizes` are those of the layers, and of the memory sweep if given; the attention alone, which
+    the quick benchmark leaves out, and backbones run at 800x1216 if it is among them, else at the
+    first, and the attention at 224x224 too.
     """
     if dtypes is None:
         lowp = ("bf16", "fp16") if device == "cuda" else ("bf16",)
@@ -97,14 +101,16 @@ def suite(
     if models is None:
         models = ("pvt_tiny",) if quick else ("pvt_tiny", "pvt_small", "pvt_v2_b2")
     memory_sizes = sizes or (QUICK_MEMORY_SIZES if quick else MEMORY_SIZES)
-    sizes = sizes or ((QUICK_SIZE,) if quick else COCO_SIZES)
+    sizes = sizes or ((QUICK_SIZE,) if quick else (*COCO_SIZES, CLASSIFICATION_SIZE))
     backbone_size = QUICK_SIZE if QUICK_SIZE in sizes else sizes[0]
+    core_sizes = [s for s in sizes if s in (backbone_size, CLASSIFICATION_SIZE)]
     backbone_modes = (FORWARD,) if quick else (FORWARD, TRAINING)
 
     cases = [
-        Case(LAYER, f"stage {stage}", size, mode, dtype, batch, device)
+        Case(kind, f"stage {stage}", size, mode, dtype, batch, device)
+        for kind, kind_sizes in ((CORE, () if quick else core_sizes), (LAYER, sizes))
         for dtype in dtypes
-        for size in sizes
+        for size in kind_sizes
         for mode in (FORWARD, TRAINING)
         for stage in stages
     ]
@@ -120,5 +126,5 @@ def suite(
         for size in memory_sizes
         if 1 in stages
     ]
-    seconds, rounds, backbone_rounds = (1.0, 4, 3) if quick else (6.0, 7, 5)
+    seconds, rounds, backbone_rounds = (1.0, 4, 3) if quick else (4.0, 7, 5)
     return Suite(tuple(cases), seconds, rounds, backbone_rounds, quick)

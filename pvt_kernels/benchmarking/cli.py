@@ -26,6 +26,7 @@ from pvt_kernels.benchmarking.report import markdown, print_tables, wide_console
 from pvt_kernels.benchmarking.results import Results
 from pvt_kernels.benchmarking.runner import run_case
 from pvt_kernels.benchmarking.shapes import STAGES, parse_size
+from pvt_kernels.benchmarking.timing import matmul_gflops
 
 RESULTS_FOLDER = Path("benchmarks/results")
 # linear SRA pools to 7 x 7: the peers compute another layer
@@ -79,6 +80,8 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
     folder = options.output or RESULTS_FOLDER / environment.slug(environment.device_name(device))
     folder.mkdir(parents=True, exist_ok=True)
     results = Results(environment.collect(device), [])
+    dtypes = dict.fromkeys(case.dtype for case in chosen.cases)
+    results.environment["matmul_gflops"] = {d: matmul_gflops(DTYPES[d], device) for d in dtypes}
     path = folder / "results.json"
     run_suite(chosen, results, console, lambda: results.save(path))
     print_tables(results, console)

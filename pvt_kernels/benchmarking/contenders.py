@@ -23,6 +23,8 @@ NAIVE, EAGER, SDPA, COMPILED, PACKAGE = "naive", "eager", "sdpa", "compiled", "p
 
 # q, k, v (B, heads, tokens, d) and the scale -> (B, heads, N, d)
 Core = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+# q (B, N, heads, d), k, v (B, M, heads, d) -> (B, N, heads, d)
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,41 @@ def build_layer(
         # fullgraph: rather an error than a silent piece of eager execution
         return torch.compile(layer, dynamic=False, fullgraph=True)
     return layer
+
+
+class CoreAttention(nn.Module):
+    """The attention alone: of queries x to keys and values that are its parameters."""
+
+    def __init__(self, attention: Attention, state: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.attention = attention
+        self.k, self.v = (nn.Parameter(state[name].clone()) for name in ("k", "v"))
+
+    def forward(self, q: Tensor) -> Tensor:
+        """(B, N, heads, d) -> (B, N, heads, d)."""
+        return self.attention(q, self.k, self.v)
+
+
+def build_core(contender: Contender, state: dict[str, Tensor]) -> nn.Module:
+    """The contender's attention of any queries to the k and v (B, M, heads, d) of `state`."""
+    if contender.kind == PACKAGE:
+        return CoreAttention(pvt_kernels.attention, state)
+    core = sdpa_core if contender.kind == SDPA else eager_core
+    module = CoreAttention(partial(_heads_first, core), state)
+    if contender.kind == COMPILED:
+        return torch.compile(module, dynamic=False, fullgraph=True)
+    return module
+
+
+def build_oracle_core(state: dict[str, Tensor]) -> nn.Module:
+    """The attention in fp64."""
+    exact = {name: tensor.double() for name, tensor in state.items()}
+    return CoreAttention(partial(_heads_first, partial(oracle_core, rows=None)), exact)
+
+
+def _heads_first(core: Core, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    return core(q, k, v, q.shape[-1] ** -0.5).transpose(1, 2)
 
 
 def build_oracle_layer(

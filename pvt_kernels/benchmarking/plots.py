@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pvt_kernels.benchmarking.cases import BACKBONE, FORWARD, LAYER, MEMORY, TRAINING, Case
+from pvt_kernels.benchmarking.cases import BACKBONE, CORE, FORWARD, LAYER, MEMORY, TRAINING, Case
 from pvt_kernels.benchmarking.contenders import NAIVE, NAIVE_MHA, PEER_NAMES
 from pvt_kernels.benchmarking.extras import require
 from pvt_kernels.benchmarking.needs import layer_growth
@@ -42,7 +42,7 @@ def write_plots(results: Results, folder: Path) -> list[Path]:
     """
     require("matplotlib").use("Agg")
     written = []
-    for kind, stem in ((LAYER, "stages"), (BACKBONE, "backbones")):
+    for kind, stem in ((CORE, "cores"), (LAYER, "stages"), (BACKBONE, "backbones")):
         groups: dict[tuple, list[Measurement]] = {}
         for m in results.of(kind):
             groups.setdefault((m.case.dtype, m.case.size), []).append(m)
@@ -79,7 +79,7 @@ def _bar_figure(measurements: list[Measurement], device: str) -> Figure:
         ncols=min(len(names), 3 * len(modes)),
         fontsize=9,
     )
-    figure.suptitle(_title("Time of an attention layer", case, device, case.kind == BACKBONE))
+    figure.suptitle(_title(case, device))
     return figure
 
 
@@ -161,10 +161,11 @@ def _memory_figure(measurements: list[Measurement], results: Results) -> Figure:
     return figure
 
 
-def _title(text: str, case: Case, device: str, backbone: bool) -> str:
-    text = "Time of a backbone" if backbone else text
+def _title(case: Case, device: str) -> str:
+    subjects = {CORE: "the attention alone", LAYER: "an attention layer", BACKBONE: "a backbone"}
     return (
-        f"{text} at {format_size(case.size)} (labels: times as fast as the best peer)\n"
+        f"Time of {subjects[case.kind]} at {format_size(case.size)} "
+        "(labels: times as fast as the best peer)\n"
         f"{device}, {case.dtype}, batch {case.batch}"
     )
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pvt_kernels.benchmarking.cases import BACKBONE, LAYER, MEMORY
+from pvt_kernels.benchmarking.cases import BACKBONE, CORE, LAYER, MEMORY
 from pvt_kernels.benchmarking.results import (
     OK,
     WRONG,
@@ -20,6 +20,7 @@ from pvt_kernels.benchmarking.results import (
     ratio_to_best_peer,
 )
 from pvt_kernels.benchmarking.shapes import format_size
+from pvt_kernels.benchmarking.timing import MATMUL_SIZE
 
 TIMED_COLUMNS = (
     "",
@@ -33,7 +34,13 @@ TIMED_COLUMNS = (
     "note",
 )
 WIDTH = 160
+HEADINGS = {
+    CORE: "Attention alone, as in PVT's layers",
+    LAYER: "Attention layers of PVT",
+    BACKBONE: "Backbones",
+}
 NOTES = {
+    CORE: "Random queries, keys and values. Best peer and error: as of the layers.",
     LAYER: "Best peer: the fastest of eager, SDPA and compiled SRA, round by round. Peak: growth "
     "of memory beyond weights and input. Error: relative RMS error of the tensor nearest to its "
     "budget, against an fp64 oracle.",
@@ -57,7 +64,7 @@ def tables(results: Results) -> list[Table]:
     """One for each size, mode and dtype of the layers and backbones, and each memory sweep."""
     device = results.environment["device"]
     made: list[Table] = []
-    for kind, heading in ((LAYER, "Attention layers of PVT"), (BACKBONE, "Backbones")):
+    for kind, heading in HEADINGS.items():
         for (size, mode, dtype, batch), group in _grouped(
             results.of(kind), lambda c: (c.size, c.mode, c.dtype, c.batch)
         ).items():
@@ -100,7 +107,7 @@ def markdown(results: Results) -> str:
     versions = ", ".join(f"{name} {v or 'none'}" for name, v in environment["versions"].items())
     parts = [
         f"{environment['device']}, {environment['memory_bytes'] / 1e9:.0f} GB; {versions}; "
-        f"{environment['date'][:10]}."
+        f"{environment['date'][:10]}.{_matmul_rates(environment)}"
     ]
     for table in tables(results):
         dashes = ["---:" if _is_number_column(c) else "---" for c in table.columns]
@@ -108,6 +115,14 @@ def markdown(results: Results) -> str:
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         parts.append(f"### {table.title}\n\n{body}\n\n{table.note}")
     return "\n\n".join(parts) + "\n"
+
+
+def _matmul_rates(environment: dict) -> str:
+    rates = environment.get("matmul_gflops")
+    if not rates:
+        return ""
+    listed = ", ".join(f"{rate:.0f} in {dtype}" for dtype, rate in rates.items())
+    return f" A matrix product of {MATMUL_SIZE}^3 in the same run: {listed} GFLOP/s."
 
 
 def _timed_rows(group: list[Measurement]) -> Iterable[tuple[str, ...]]:

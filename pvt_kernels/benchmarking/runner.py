@@ -11,7 +11,7 @@ from torch import nn
 
 from pvt_kernels.benchmarking import memory
 from pvt_kernels.benchmarking.accuracy import error_budgets, relative_error, verdict
-from pvt_kernels.benchmarking.cases import BACKBONE, LAYER, MEMORY, Case, Suite
+from pvt_kernels.benchmarking.cases import BACKBONE, CORE, LAYER, MEMORY, Case, Suite
 from pvt_kernels.benchmarking.contenders import COMPILED, EAGER, NAIVE, Contender, contenders
 from pvt_kernels.benchmarking.results import FAILED, NOT_RUN, WRONG, Measurement
 from pvt_kernels.benchmarking.timing import interleave, seconds
@@ -49,6 +49,9 @@ def run_case(
     """
     device = torch.device(case.device)
     field = field_of(device, case.torch_dtype)
+    if case.kind == CORE:
+        # of the attention alone the naive form is the layer's
+        field = [contender for contender in field if contender.kind != NAIVE]
     with _full_precision(device):
         work = workload(case, real_input=case.kind != MEMORY)
         measurements = {
@@ -68,7 +71,7 @@ def run_case(
             runnable = _check_and_time(case, suite, work, runnable, measurements, progress)
         del work
         _release(device)
-        for contender in runnable:
+        for contender in runnable if case.kind != CORE else ():
             if suite.quick and contender.kind == COMPILED:
                 # the fresh process would compile once more
                 measurements[contender.name].note = "memory: not in quick mode"

@@ -44,10 +44,15 @@ class LayerShape:
         work that the layer asks for, and is not counted.
         """
         n, m, c, r = self.queries, self.keys, self.dim, self.sr_ratio
-        attention = 4 * n * m * c
         projections = 4 * n * c * c + 4 * m * c * c
         reduction = 2 * m * r * r * c * c if r > 1 else 0
-        return self.batch * (attention + projections + reduction) * (3 if backward else 1)
+        around = self.batch * (projections + reduction) * (3 if backward else 1)
+        return self.core_flops(backward) + around
+
+    def core_flops(self, backward: bool) -> int:
+        """Those of the attention alone: two products forward, and twice that backward."""
+        forward = 4 * self.batch * self.queries * self.keys * self.dim
+        return forward * (3 if backward else 1)
 
 
 def stage_shape(stage: int, size: Size, batch: int = 1) -> LayerShape:

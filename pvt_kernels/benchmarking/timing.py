@@ -10,6 +10,7 @@ import torch
 
 # How often a contender runs that is compared but seldom, if one run outlasts a case's budget.
 OCCASIONAL_ROUNDS = 2
+MATMUL_SIZE, MATMUL_ROUNDS = 2048, 5
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
@@ -61,6 +62,13 @@ def interleave(
         if index == OCCASIONAL_ROUNDS:
             active = [n for n in active if n not in occasional or min(samples[n]) <= budget_s]
     return samples
+
+
+def matmul_gflops(dtype: torch.dtype, device: torch.device) -> float:
+    """1e9 operations a second of PyTorch's product of two large square matrices."""
+    a, b = (torch.randn(MATMUL_SIZE, MATMUL_SIZE).to(device, dtype) for _ in range(2))
+    samples = [seconds(lambda: a @ b, device) for _ in range(2 + MATMUL_ROUNDS)][2:]
+    return 2 * MATMUL_SIZE**3 / statistics.median(samples) / 1e9
 
 
 def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:

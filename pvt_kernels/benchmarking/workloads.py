@@ -14,11 +14,13 @@ from torch import Tensor, nn
 import pvt_kernels
 from pvt_kernels import models
 from pvt_kernels.benchmarking.accuracy import OUTPUT
-from pvt_kernels.benchmarking.cases import BACKBONE, Case
+from pvt_kernels.benchmarking.cases import BACKBONE, CORE, Case
 from pvt_kernels.benchmarking.contenders import (
     NAIVE,
     Contender,
+    build_core,
     build_layer,
+    build_oracle_core,
     build_oracle_layer,
     seeded_state,
 )
@@ -124,6 +126,38 @@ class Workload(ABC):
             for name, parameter in module.named_parameters()
             if parameter.grad is not None
         }
+
+
+class CoreWorkload(Workload):
+    """The attention of a stage's layers alone, on random queries, keys and values."""
+
+    def __init__(self, case: Case, real_input: bool) -> None:
+        self.case = case
+        self.shape = stage_shape(case.stage, case.size, case.batch)
+        heads, d = self.shape.heads, self.shape.dim // self.shape.heads
+        generator = torch.Generator().manual_seed(SEED)
+        q, k, v = (
+            torch.randn(case.batch, tokens, heads, d, generator=generator)
+            for tokens in (self.shape.queries, self.shape.keys, self.shape.keys)
+        )
+        self.state = {n: t.to(case.device, case.torch_dtype) for n, t in (("k", k), ("v", v))}
+        gradients = [_noise(tuple(q.shape), case)] if case.backward else []
+        self.inputs = Inputs(_leaf(q.to(case.device), case.torch_dtype), (), gradients)
+
+    def build(self, contender: Contender) -> nn.Module:
+        return build_core(contender, self.state)
+
+    def build_oracle(self, contender: Contender, rows: Tensor | None) -> nn.Module:
+        return build_oracle_core(self.state)
+
+    def needed_bytes(self, contender: Contender) -> int:
+        return layer_growth(contender.kind, self.shape, self.case.torch_dtype, self.case.backward)
+
+    def check_inputs(self, contender: Contender) -> tuple[Inputs, str | None]:
+        return self.inputs, None
+
+    def flops(self, contender: Contender) -> int:
+        return self.shape.core_flops(self.case.backward)
 
 
 class LayerWorkload(Workload):
@@ -249,8 +283,8 @@ class BackboneWorkload(Workload):
 
 def workload(case: Case, real_input: bool = True) -> Workload:
     """The work of a case; on random numbers where only its memory matters."""
-    kind = BackboneWorkload if case.kind == BACKBONE else LayerWorkload
-    return kind(case, real_input)
+    kinds = {BACKBONE: BackboneWorkload, CORE: CoreWorkload}
+    return kinds.get(case.kind, LayerWorkload)(case, real_input)
 
 
 @lru_cache(maxsize=4)

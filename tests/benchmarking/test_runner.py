@@ -8,6 +8,7 @@ import torch
 from pvt_kernels.benchmarking import memory, runner, workloads
 from pvt_kernels.benchmarking.cases import (
     BACKBONE,
+    CORE,
     FORWARD,
     LAYER,
     MEMORY,
@@ -160,6 +161,16 @@ def test_memory_sweep_measures_without_timing():
         assert m.status == OK and m.peak_bytes > 0 and len(m.samples) == 1
 
 
+@pytest.mark.parametrize("mode", [FORWARD, TRAINING])
+def test_the_attention_alone_is_checked_and_timed(mode):
+    found = run(dataclasses.replace(layer_case(mode=mode), kind=CORE))
+    assert NAIVE_MHA.name not in found
+    gradients = {"x", "k", "v"} if mode == TRAINING else set()
+    for m in found.values():
+        assert m.status == OK and m.gflops > 0 and m.peak_bytes is None
+        assert set(m.errors) == {"output", *gradients}
+
+
 def test_suites():
     quick = suite(True, "cpu").cases
     assert {c.dtype for c in quick} == {"fp32"}
@@ -167,7 +178,8 @@ def test_suites():
     assert len([c for c in quick if c.kind == LAYER]) == 8
     full = suite(False, "cuda").cases
     assert {c.dtype for c in full} == {"fp32", "bf16", "fp16"}
-    assert len({c.size for c in full if c.kind == LAYER}) == 3
+    assert len({c.size for c in full if c.kind == LAYER}) == 4
+    assert {c.size for c in full if c.kind == CORE} == {(800, 1216), (224, 224)}
     chosen = suite(True, "cpu", sizes=((64, 64),), stages=(2,), models=(), batch=2).cases
     assert [(c.kind, c.subject, c.size, c.batch) for c in chosen] == [
         (LAYER, "stage 2", (64, 64), 2)
