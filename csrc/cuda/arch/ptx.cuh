@@ -1,0 +1,94 @@
+// The instructions that CUDA C++ has no name for, one function each, and the accesses to global
+// memory. Sections are named by their titles in the PTX ISA.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace pvt_kernels::cuda::ptx {
+
+__device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// Through the read-only path: nothing that a kernel loads is written while it runs.
+template <class V>
+__device__ __forceinline__ V load_global(const V* address) {
+  return __ldg(address);
+}
+
+template <class V>
+__device__ __forceinline__ void store_global(V* address, const V& value) {
+  *address = value;
+}
+
+// "cp.async": copies 16 bytes to shared memory, or writes 16 zero bytes for a null
+// source. Every source has to be a valid address even where no byte of it is read.
+__device__ __forceinline__ void copy_async(void* shared, const void* global, const void* valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :
+               : "r"(shared_address(shared)), "l"(global ? global : valid), "r"(global ? 16 : 0)
+               : "memory");
+}
+
+// "cp.async.wait_all": the calling thread's copies have arrived.
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_all;" : : : "memory");
+}
+
+// "Warp-level matrix load instruction: ldmatrix": lanes 8i to 8i+7 give the addresses of the 8 rows
+// (16 bytes each) of matrix i; lane l receives of each matrix elements 2*(l%4) and the next of row
+// l/4.
+__device__ __forceinline__ void load_matrices(std::uint32_t (&x)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// The same of each matrix's transpose.
+__device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&x)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// "Matrix Fragments for mma.m16n8k8", fp16 operands: c += a b, as in sm75.cuh.
+__device__ __forceinline__ void mma_m16n8k8(float (&c)[4], std::uint32_t a0, std::uint32_t a1,
+                                            std::uint32_t b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a0), "r"(a1), "r"(b));
+}
+
+// "Matrix Fragments for mma.m16n8k16 with floating point type": c += a b, as in mma_sync.cuh.
+__device__ __forceinline__ void mma_m16n8k16_f16(float (&c)[4], const std::uint32_t (&a)[4],
+                                                 std::uint32_t b0, std::uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ void mma_m16n8k16_bf16(float (&c)[4], const std::uint32_t (&a)[4],
+                                                  std::uint32_t b0, std::uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// "cvt": two numbers rounded to the nearest bf16, ties to even, `low` in the lower half.
+__device__ __forceinline__ std::uint32_t round_to_bf16x2(float low, float high) {
+  std::uint32_t bits;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
+
+}  // namespace pvt_kernels::cuda::ptx

@@ -1,0 +1,63 @@
+// What the attention kernels share: their arguments, the sizes of their tiles, how a block finds
+// its work.
+#pragma once
+
+#include "cuda/launch.h"
+#include "cuda/tiles.cuh"
+
+namespace pvt_kernels::cuda {
+
+constexpr float kLog2e = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+
+// Rows of queries or keys that a block keeps, 16 for each warp.
+constexpr int kBlockRows = kWarps * kWarpRows;
+
+// Rows of keys or queries that pass by at a time: what lets two blocks share the 96 KB of a V100,
+// in the forward and in the backward, with three tiles the more of a head dim of 64 or less.
+template <class T>
+__host__ __device__ constexpr int forward_step(int D) {
+  return sizeof(T) == 2 ? (D <= 64 ? 64 : 32) : 2048 / D;
+}
+template <class T>
+__host__ __device__ constexpr int backward_step(int D) {
+  return sizeof(T) == 2 ? 32 : (D <= 64 ? 32 : 16);
+}
+
+struct AttentionSizes {
+  std::int64_t queries, keys;
+  int heads, head_dim;
+  float scale;
+};
+
+// Blocks are numbered along the tiles of a head, then along heads and batch.
+struct Work {
+  std::int64_t tile, unit, batch;
+  int head;
+
+  __device__ Work(std::int64_t tiles, int heads)
+      : tile(blockIdx.x % tiles),
+        unit(blockIdx.x / tiles),
+        batch(unit / heads),
+        head(static_cast<int>(unit % heads)) {}
+};
+
+template <class T>
+__device__ __forceinline__ Rows<T> head_rows(const pvtk_heads& t, const Work& work,
+                                             std::int64_t count, int channels) {
+  const auto* data = static_cast<const T*>(t.data);
+  return {data + work.batch * t.batch_stride + work.head * t.head_stride, t.token_stride, count,
+          channels};
+}
+
+// Where a row of a contiguous (B, N, heads, d) tensor begins.
+__device__ __forceinline__ std::int64_t row_offset(const Work& work, std::int64_t tokens,
+                                                   std::int64_t token, const AttentionSizes& s) {
+  return ((work.batch * tokens + token) * s.heads + work.head) * s.head_dim;
+}
+
+__host__ __device__ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+}  // namespace pvt_kernels::cuda

@@ -1,0 +1,290 @@
+// Attention backward, in four kernels:
+//   delta      rowsum(do * o)
+//   dq         query-stationary, as the forward
+//   dk and dv  key-stationary; the queries are split among blocks, since there are few keys
+//   fold       adds the splits in a fixed order
+// With P = exp(S - lse) recomputed: dP = do v^T, dS = P * (dP - delta), dq = scale dS k,
+// dk = scale dS^T q, dv = P^T do (Dao et al., 2022, appendix B.2).
+#pragma once
+
+#include "cuda/attention.cuh"
+
+namespace pvt_kernels::cuda {
+
+struct AttentionBackward {
+  AttentionSizes sizes;
+  pvtk_heads d_o, q, k, v, o;
+  const float* lse;
+  float* delta;     // (B, heads, N)
+  float* partials;  // (splits, 2, B, M, heads, d): dk and dv of each split
+  void *dq, *dk, *dv;
+  std::int64_t batch;
+  std::int64_t splits, steps_per_split;  // of the queries, in tiles of backward_step rows
+};
+
+// What the dq kernel and the dk and dv kernel keep in shared memory: two tiles of their own rows,
+// pairs of tiles that pass by, and the weights of each warp's rows.
+template <class Atom, int D>
+struct BackwardMemory {
+  using T = typename Atom::Type;
+  static constexpr int kStep = backward_step<T>(D);
+  using OwnTile = TileCopy<T, kBlockRows, D, false>;
+  using PassingTiles = TilePairs<T, kStep, D, Atom::kCopiesAsync>;
+  static constexpr int kStride = OwnTile::kStride;
+  static constexpr int kWeightStride = padded_stride<T>(kStep);
+  // lse and delta of two steps of queries
+  static constexpr int kRowValues = 2 * 2 * kStep;
+  static constexpr int kBytes =
+      (2 * OwnTile::kSize + PassingTiles::kSize + kBlockRows * kWeightStride) * sizeof(T) +
+      (kWarps * Atom::kScratchFloats + kRowValues) * sizeof(float);
+
+  T *first, *second, *passing, *weights;
+  float *scratch, *row_values;
+
+  __device__ BackwardMemory() {
+    first = reinterpret_cast<T*>(shared_memory);
+    second = first + OwnTile::kSize;
+    passing = second + OwnTile::kSize;
+    weights = passing + PassingTiles::kSize;
+    scratch = reinterpret_cast<float*>(weights + kBlockRows * kWeightStride);
+    row_values = scratch + kWarps * Atom::kScratchFloats;
+    weights += warp_index() * kWarpRows * kWeightStride;
+    scratch += warp_index() * Atom::kScratchFloats;
+  }
+
+  template <class Source>
+  __device__ __forceinline__ void load_own(const Source& a, const Source& b, std::int64_t row) {
+    OwnTile a_tile, b_tile;
+    a_tile.start(a, row, first);
+    b_tile.start(b, row, second);
+    a_tile.finish(first);
+    b_tile.finish(second);
+    first += warp_index() * kWarpRows * kStride;
+    second += warp_index() * kWarpRows * kStride;
+  }
+};
+
+// As many lanes for each row as it has vectors; the rows are those of (B, heads, N).
+template <class Atom, int D>
+__global__ void __launch_bounds__(kThreads) attention_delta_kernel(AttentionBackward p) {
+  if constexpr (is_compiled<Atom>()) {
+    using T = typename Atom::Type;
+    constexpr int kLanes = D / Vector<T>::kSize;
+    const AttentionSizes& s = p.sizes;
+    const std::int64_t row = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) / kLanes;
+    const int column = threadIdx.x % kLanes * Vector<T>::kSize;
+    const std::int64_t query = row % s.queries, unit = row / s.queries;
+    const std::int64_t batch = unit / s.heads, head = unit % s.heads;
+    const auto load = [&](const pvtk_heads& t) {
+      const T* address = static_cast<const T*>(t.data) + batch * t.batch_stride +
+                         query * t.token_stride + head * t.head_stride + column;
+      const uint4 bits = ptx::load_global(reinterpret_cast<const uint4*>(address));
+      Vector<T> values;
+      memcpy(&values, &bits, sizeof(bits));
+      return values;
+    };
+    float sum = 0.0f;
+    if (batch < p.batch && column < s.head_dim) {
+      const Vector<T> d_o = load(p.d_o), o = load(p.o);
+#pragma unroll
+      for (int i = 0; i < Vector<T>::kSize; ++i) sum += to_float(d_o.x[i]) * to_float(o.x[i]);
+    }
+#pragma unroll
+    for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffff, sum, step);
+    if (batch < p.batch && column == 0) ptx::store_global(p.delta + row, sum);
+  }
+}
+
+// Grid: ceil(N / kBlockRows) blocks for each head of each image.
+template <class Atom, int D>
+__global__ void __launch_bounds__(kThreads, 2) attention_dq_kernel(AttentionBackward p) {
+  if constexpr (is_compiled<Atom>()) {
+    using Memory = BackwardMemory<Atom, D>;
+    using T = typename Atom::Type;
+    constexpr int kKeys = Memory::kStep;
+    const AttentionSizes& s = p.sizes;
+    const Work work(ceil_div(s.queries, kBlockRows), s.heads);
+    const std::int64_t first_query = work.tile * kBlockRows;
+    const std::int64_t warp_query = first_query + warp_index() * kWarpRows;
+    const Rows<T> k = head_rows<T>(p.k, work, s.keys, s.head_dim);
+    const Rows<T> v = head_rows<T>(p.v, work, s.keys, s.head_dim);
+
+    Memory memory;
+    typename Memory::PassingTiles tiles(memory.passing);
+    tiles.fetch(0, k, v);
+    memory.load_own(head_rows<T>(p.q, work, s.queries, s.head_dim),
+                    head_rows<T>(p.d_o, work, s.queries, s.head_dim), first_query);
+
+    Accumulator<D> dq;
+    dq.clear();
+    float lse[kLaneRows], delta[kLaneRows];
+#pragma unroll
+    for (int r = 0; r < kLaneRows; ++r) {
+      const std::int64_t query = warp_query + dq.row(r);
+      const std::int64_t index = work.unit * s.queries + query;
+      lse[r] = query < s.queries ? ptx::load_global(p.lse + index) * kLog2e : INFINITY;
+      delta[r] = query < s.queries ? ptx::load_global(p.delta + index) : 0.0f;
+    }
+
+    const std::int64_t count = ceil_div(s.keys, kKeys);
+    for (std::int64_t tile = 0; tile < count; ++tile) {
+      tiles.wait(tile);
+      if (tile + 1 < count) tiles.fetch(tile + 1, k, v);
+
+      Accumulator<kKeys> weights, d_weights;
+      weights.clear();
+      d_weights.clear();
+      Atom::template multiply<kKeys, D, true>(weights, memory.first, Memory::kStride,
+                                              tiles.first(tile), tiles.kStride, memory.scratch);
+      Atom::template multiply<kKeys, D, true>(d_weights, memory.second, Memory::kStride,
+                                              tiles.second(tile), tiles.kStride, memory.scratch);
+      const std::int64_t valid = s.keys - tile * kKeys;
+      const float scale = s.scale * kLog2e;
+#pragma unroll
+      for (int t = 0; t < kKeys / 8; ++t)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          float weight = exp2f(weights.x[t][i] * scale - lse[i / 2]);
+          // a key that isn't there has the score 0, of which the exponential may be infinite
+          if (valid < kKeys && weights.column(t, i % 2) >= valid) weight = 0.0f;
+          d_weights.x[t][i] = weight * (d_weights.x[t][i] - delta[i / 2]);
+        }
+      store_rows(d_weights, memory.weights, Memory::kWeightStride);
+      Atom::template multiply<D, kKeys, false>(dq, memory.weights, Memory::kWeightStride,
+                                               tiles.first(tile), tiles.kStride, memory.scratch);
+      __syncwarp();
+    }
+
+    dq.for_each([&](int, int, float& x) { x *= s.scale; });
+    store_rows(dq, memory.first, Memory::kStride);
+    write_rows<T, D>(memory.first,
+                     static_cast<T*>(p.dq) + row_offset(work, s.queries, warp_query, s),
+                     std::int64_t{s.heads} * s.head_dim, s.queries - warp_query, s.head_dim);
+  }
+}
+
+// Grid: for each split of the queries and each head of each image, ceil(M / kBlockRows) blocks.
+// A warp's rows are keys, its columns queries: every product is of transposed scores.
+template <class Atom, int D>
+__global__ void __launch_bounds__(kThreads, 2) attention_dk_dv_kernel(AttentionBackward p) {
+  if constexpr (is_compiled<Atom>()) {
+    using Memory = BackwardMemory<Atom, D>;
+    using T = typename Atom::Type;
+    constexpr int kQueries = Memory::kStep;
+    static_assert(kQueries <= kThreads, "a thread each loads the rows' values");
+    const AttentionSizes& s = p.sizes;
+    const std::int64_t key_tiles = ceil_div(s.keys, kBlockRows);
+    const Work work(key_tiles * p.splits, s.heads);
+    const std::int64_t split = work.tile / key_tiles;
+    const std::int64_t first_key = work.tile % key_tiles * kBlockRows;
+    const std::int64_t warp_key = first_key + warp_index() * kWarpRows;
+    const Rows<T> q = head_rows<T>(p.q, work, s.queries, s.head_dim);
+    const Rows<T> d_o = head_rows<T>(p.d_o, work, s.queries, s.head_dim);
+
+    float next_lse, next_delta;
+    const auto fetch_row_values = [&](std::int64_t step) {
+      const std::int64_t query = step * kQueries + threadIdx.x;
+      const bool exists = threadIdx.x < kQueries && query < s.queries;
+      const std::int64_t index = work.unit * s.queries + query;
+      // the weights of queries that aren't there become 0
+      next_lse = exists ? ptx::load_global(p.lse + index) * kLog2e : INFINITY;
+      next_delta = exists ? ptx::load_global(p.delta + index) : 0.0f;
+    };
+
+    const std::int64_t begin = split * p.steps_per_split;
+    std::int64_t end = begin + p.steps_per_split;
+    if (end > ceil_div(s.queries, kQueries)) end = ceil_div(s.queries, kQueries);
+
+    Memory memory;
+    typename Memory::PassingTiles tiles(memory.passing);
+    tiles.fetch(begin, q, d_o);
+    fetch_row_values(begin);
+    memory.load_own(head_rows<T>(p.k, work, s.keys, s.head_dim),
+                    head_rows<T>(p.v, work, s.keys, s.head_dim), first_key);
+
+    Accumulator<D> dk, dv;
+    dk.clear();
+    dv.clear();
+    for (std::int64_t step = begin; step < end; ++step) {
+      float* lse = memory.row_values + step % 2 * 2 * kQueries;
+      float* delta = lse + kQueries;
+      if (threadIdx.x < kQueries) {
+        lse[threadIdx.x] = next_lse;
+        delta[threadIdx.x] = next_delta;
+      }
+      tiles.wait(step);
+      if (step + 1 < end) {
+        tiles.fetch(step + 1, q, d_o);
+        fetch_row_values(step + 1);
+      }
+
+      Accumulator<kQueries> weights;
+      weights.clear();
+      Atom::template multiply<kQueries, D, true>(weights, memory.first, Memory::kStride,
+                                                 tiles.first(step), tiles.kStride, memory.scratch);
+      const float scale = s.scale * kLog2e;
+      weights.for_each([&](int, int query, float& x) { x = exp2f(x * scale - lse[query]); });
+      store_rows(weights, memory.weights, Memory::kWeightStride);
+      Atom::template multiply<D, kQueries, false>(dv, memory.weights, Memory::kWeightStride,
+                                                  tiles.second(step), tiles.kStride,
+                                                  memory.scratch);
+
+      Accumulator<kQueries> d_weights;
+      d_weights.clear();
+      Atom::template multiply<kQueries, D, true>(d_weights, memory.second, Memory::kStride,
+                                                 tiles.second(step), tiles.kStride, memory.scratch);
+#pragma unroll
+      for (int t = 0; t < kQueries / 8; ++t)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          d_weights.x[t][i] =
+              weights.x[t][i] * (d_weights.x[t][i] - delta[weights.column(t, i % 2)]);
+      // every lane has read the weights
+      __syncwarp();
+      store_rows(d_weights, memory.weights, Memory::kWeightStride);
+      Atom::template multiply<D, kQueries, false>(dk, memory.weights, Memory::kWeightStride,
+                                                  tiles.first(step), tiles.kStride, memory.scratch);
+      __syncwarp();
+    }
+
+    const std::int64_t tensor = p.batch * s.keys * s.heads * s.head_dim;
+    float* partial = p.partials + split * 2 * tensor + row_offset(work, s.keys, warp_key, s);
+    const std::int64_t stride = std::int64_t{s.heads} * s.head_dim;
+    const auto write = [&](float* to, const Accumulator<D>& from, float factor) {
+      from.for_each_pair([&](int row, int column, float first, float second) {
+        if (warp_key + row < s.keys && column < s.head_dim)
+          ptx::store_global(reinterpret_cast<float2*>(to + row * stride + column),
+                            make_float2(first * factor, second * factor));
+      });
+    };
+    write(partial, dk, s.scale);
+    write(partial + tensor, dv, 1.0f);
+  }
+}
+
+// Four adjacent values of dk or of dv a thread.
+template <class Atom>
+__global__ void __launch_bounds__(kThreads) attention_fold_kernel(AttentionBackward p) {
+  if constexpr (is_compiled<Atom>()) {
+    using T = typename Atom::Type;
+    const AttentionSizes& s = p.sizes;
+    const std::int64_t tensor = p.batch * s.keys * s.heads * s.head_dim;
+    const std::int64_t index = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * 4;
+    if (index >= 2 * tensor) return;
+    float sum[4] = {};
+    for (std::int64_t split = 0; split < p.splits; ++split) {
+      const float4 part = ptx::load_global(
+          reinterpret_cast<const float4*>(p.partials + split * 2 * tensor + index));
+      sum[0] += part.x;
+      sum[1] += part.y;
+      sum[2] += part.z;
+      sum[3] += part.w;
+    }
+    T* out = static_cast<T*>(index < tensor ? p.dk : p.dv) + index % tensor;
+#pragma unroll
+    for (int i = 0; i < 4; i += 2)
+      ptx::store_global(reinterpret_cast<Pair<T>*>(out + i), round_pair<T>(sum[i], sum[i + 1]));
+  }
+}
+
+}  // namespace pvt_kernels::cuda

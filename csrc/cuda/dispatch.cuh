@@ -1,0 +1,51 @@
+// From the facts of a call to the instance of a kernel that runs it.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/arch/simt.cuh"
+#include "cuda/arch/sm70.cuh"
+#include "cuda/arch/sm75.cuh"
+#include "cuda/arch/sm80.cuh"
+#include "cuda/runtime.h"
+
+namespace pvt_kernels::cuda {
+
+template <int kValue>
+using Constant = std::integral_constant<int, kValue>;
+
+// f(atom) for the matrix-multiply atom of the dtype in code for `arch`.
+template <class F>
+void with_atom(pvtk_dtype dtype, int arch, F f) {
+  switch (dtype) {
+    case PVTK_FLOAT32:
+      return f(Simt{});
+    case PVTK_FLOAT16:
+      if (arch <= Sm70::kLastArch) return f(Sm70{});
+      if (arch <= Sm75::kLastArch) return f(Sm75{});
+      return f(Sm80<half>{});
+    case PVTK_BFLOAT16:
+      if (arch >= Sm80<bf16>::kFirstArch) return f(Sm80<bf16>{});
+      throw Refusal(PVTK_NOT_SUPPORTED,
+                    "bfloat16 needs code for compute capability 8.0 or newer, and this device "
+                    "runs code for " +
+                        std::to_string(arch / 10) + "." + std::to_string(arch % 10) +
+                        ": use float16 or float32");
+  }
+  throw Refusal(PVTK_INVALID_ARGUMENT,
+                "dtype must be PVTK_FLOAT32, PVTK_FLOAT16 or "
+                "PVTK_BFLOAT16, got " +
+                    std::to_string(static_cast<int>(dtype)));
+}
+
+// f(width) for the width to which a head's channels are padded.
+template <class F>
+void with_head_dim(std::int64_t head_dim, F f) {
+  if (head_dim <= 32) return f(Constant<32>{});
+  if (head_dim <= 64) return f(Constant<64>{});
+  return f(Constant<128>{});
+}
+
+inline int element_size(pvtk_dtype dtype) { return dtype == PVTK_FLOAT32 ? 4 : 2; }
+
+}  // namespace pvt_kernels::cuda

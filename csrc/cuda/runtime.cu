@@ -1,0 +1,54 @@
+#include <cstdio>
+
+#include "cuda/runtime.h"
+
+namespace pvt_kernels::cuda {
+namespace {
+
+// Compiled for the same architectures as every kernel of the build, so it stands for them all.
+__global__ void probe(int) {}
+
+}  // namespace
+
+std::string describe(cudaError_t error) {
+  return std::string(cudaGetErrorString(error)) + " (" + cudaGetErrorName(error) + ")";
+}
+
+void check(cudaError_t error, const char* call) {
+  if (error == cudaSuccess) return;
+  // Reported here; left in place, it would also fail the next call of another library.
+  cudaGetLastError();
+  throw std::runtime_error(std::string(call) + " failed: " + describe(error));
+}
+
+pvtk_status report(const char* function, void (*f)(void*), void* context) noexcept {
+  pvtk_status status = {PVTK_OK, ""};
+  const auto fail = [&](pvtk_code code, const char* what) {
+    status.code = code;
+    std::snprintf(status.message, sizeof(status.message), "%s: %s", function, what);
+  };
+  try {
+    f(context);
+  } catch (const Refusal& refusal) {
+    fail(refusal.code, refusal.what());
+  } catch (const std::exception& error) {
+    fail(PVTK_CUDA_ERROR, error.what());
+  }
+  return status;
+}
+
+int code_arch() {
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, probe), "cudaFuncGetAttributes");
+  return attributes.ptxVersion;
+}
+
+int multiprocessors() {
+  int device = 0, count = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+        "cudaDeviceGetAttribute");
+  return count;
+}
+
+}  // namespace pvt_kernels::cuda

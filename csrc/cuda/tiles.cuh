@@ -1,0 +1,157 @@
+// Tiles of a matrix in global memory on their way to shared memory.
+#pragma once
+
+#include "cuda/arch/accumulator.cuh"
+#include "cuda/arch/ptx.cuh"
+
+namespace pvt_kernels::cuda {
+
+// A block's dynamic shared memory.
+extern __shared__ __align__(128) unsigned char shared_memory[];
+
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / kWarpSize;
+
+// Elements from one row of a tile to the next: 16 bytes more than it holds, so that the same
+// columns of 8 rows lie in different banks.
+template <class T>
+__host__ __device__ constexpr int padded_stride(int columns) {
+  return columns + 16 / static_cast<int>(sizeof(T));
+}
+
+// Whether this is the compilation whose code an atom's devices run; another one's kernels are left
+// empty. The host, which runs the kernels in the tests, has no __CUDA_ARCH__.
+template <class Atom>
+__host__ __device__ constexpr bool is_compiled() {
+#ifdef __CUDA_ARCH__
+  return Atom::kFirstArch * 10 <= __CUDA_ARCH__ && __CUDA_ARCH__ < (Atom::kLastArch + 1) * 10;
+#else
+  return true;
+#endif
+}
+
+// Rows of `columns` adjacent values: one head of one image, for one. Those beyond either end
+// count as zeros.
+template <class T>
+struct Rows {
+  const T* data;
+  std::int64_t stride, count;
+  int columns;
+
+  // Where 16 bytes begin; null where there are zeros.
+  __device__ __forceinline__ const T* at(std::int64_t row, int column) const {
+    return row < count && column < columns ? data + row * stride + column : nullptr;
+  }
+  // Any address that may be read.
+  __device__ __forceinline__ const T* valid() const { return data; }
+};
+
+// One tile of kRows x kColumns, copied by all threads of the block in two steps, between which they
+// compute: from compute capability 8.0 on the hardware moves it, before that it waits in
+// registers. A source gives the address of each 16 bytes.
+template <class T, int kRows, int kColumns, bool kAsync>
+class TileCopy {
+ public:
+  static constexpr int kStride = padded_stride<T>(kColumns);
+  static constexpr int kSize = kRows * kStride;
+
+  template <class Source>
+  __device__ __forceinline__ void start(const Source& source, std::int64_t first_row, T* tile) {
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) {
+      const T* address = source.at(first_row + row(i), column(i));
+      if constexpr (kAsync) {
+        ptx::copy_async(tile + offset(i), address, source.valid());
+      } else {
+        staged_[i] = address ? ptx::load_global(reinterpret_cast<const uint4*>(address))
+                             : make_uint4(0, 0, 0, 0);
+      }
+    }
+  }
+
+  // The tile holds the values once the block has met at the next barrier.
+  __device__ __forceinline__ void finish(T* tile) {
+    if constexpr (kAsync) {
+      ptx::wait_for_copies();
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCopies; ++i) *reinterpret_cast<uint4*>(tile + offset(i)) = staged_[i];
+    }
+  }
+
+ private:
+  static constexpr int kVector = 16 / sizeof(T);
+  static constexpr int kPerRow = kColumns / kVector;
+  static constexpr int kCopies = kRows * kPerRow / kThreads;
+  static_assert(kCopies * kThreads == kRows * kPerRow, "the threads have equal shares");
+
+  static __device__ __forceinline__ int row(int i) {
+    return (i * kThreads + static_cast<int>(threadIdx.x)) / kPerRow;
+  }
+  static __device__ __forceinline__ int column(int i) {
+    return (i * kThreads + static_cast<int>(threadIdx.x)) % kPerRow * kVector;
+  }
+  static __device__ __forceinline__ int offset(int i) { return row(i) * kStride + column(i); }
+
+  uint4 staged_[kAsync ? 1 : kCopies];
+};
+
+// Two tiles that are used together, fetched while those before them are used.
+template <class T, int kRows, int kColumns, bool kAsync>
+class TilePairs {
+  using Copy = TileCopy<T, kRows, kColumns, kAsync>;
+  // the hardware writes into a buffer that nobody reads
+  static constexpr int kBuffers = kAsync ? 2 : 1;
+
+ public:
+  static constexpr int kStride = Copy::kStride;
+  static constexpr int kSize = kBuffers * 2 * Copy::kSize;
+
+  __device__ explicit TilePairs(T* shared) : shared_(shared) {}
+
+  template <class Source>
+  __device__ __forceinline__ void fetch(std::int64_t tile, const Source& first,
+                                        const Source& second) {
+    first_copy_.start(first, tile * kRows, buffer(tile));
+    second_copy_.start(second, tile * kRows, buffer(tile) + Copy::kSize);
+  }
+
+  // Waits until the tiles fetched last are there, and until every thread is done with those before.
+  __device__ __forceinline__ void wait(std::int64_t tile) {
+    if (!kAsync) __syncthreads();
+    first_copy_.finish(buffer(tile));
+    second_copy_.finish(buffer(tile) + Copy::kSize);
+    __syncthreads();
+  }
+
+  __device__ __forceinline__ const T* first(std::int64_t tile) const { return buffer(tile); }
+  __device__ __forceinline__ const T* second(std::int64_t tile) const {
+    return buffer(tile) + Copy::kSize;
+  }
+
+ private:
+  __device__ __forceinline__ T* buffer(std::int64_t tile) const {
+    return shared_ + tile % kBuffers * 2 * Copy::kSize;
+  }
+
+  T* shared_;
+  Copy first_copy_, second_copy_;
+};
+
+// Writes a warp's 16 rows from shared memory to global memory, 16 bytes at a time; `rows` and
+// `columns` of them exist.
+template <class T, int kColumns>
+__device__ __forceinline__ void write_rows(const T* tile, T* global, std::int64_t stride,
+                                           std::int64_t rows, int columns) {
+  constexpr int kVector = 16 / sizeof(T), kPerRow = kColumns / kVector;
+  for (int i = lane_index(); i < kWarpRows * kPerRow; i += kWarpSize) {
+    const int row = i / kPerRow, column = i % kPerRow * kVector;
+    if (row < rows && column < columns) {
+      ptx::store_global(
+          reinterpret_cast<uint4*>(global + row * stride + column),
+          *reinterpret_cast<const uint4*>(tile + row * padded_stride<T>(kColumns) + column));
+    }
+  }
+}
+
+}  // namespace pvt_kernels::cuda
