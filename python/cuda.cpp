@@ -1,0 +1,81 @@
+#include "cuda.h"
+
+#include <stdexcept>
+#include <string>
+
+#include "cuda/launch.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace {
+
+using Address = std::uintptr_t;
+
+template <class T>
+T* pointer(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+pvtk_dtype dtype_named(const std::string& name) {
+  if (name == "float32") return PVTK_FLOAT32;
+  if (name == "float16") return PVTK_FLOAT16;
+  if (name == "bfloat16") return PVTK_BFLOAT16;
+  throw py::value_error("dtype must be float32, float16 or bfloat16, got " + name);
+}
+
+void check(const pvtk_status& status) {
+  if (status.code == PVTK_OK) return;
+  if (status.code == PVTK_INVALID_ARGUMENT) throw std::invalid_argument(status.message);
+  throw std::runtime_error(status.message);
+}
+
+}  // namespace
+
+void bind_cuda(py::module_ m) {
+  py::class_<pvtk_heads>(m, "Heads", "A (B, N, heads, d) tensor with adjacent channels.")
+      .def(py::init([](Address data, std::int64_t batch, std::int64_t token, std::int64_t head) {
+             return pvtk_heads{pointer<const void>(data), batch, token, head};
+           }),
+           "data"_a, "batch_stride"_a, "token_stride"_a, "head_stride"_a);
+
+  py::class_<pvtk_attention>(m, "Attention", "The sizes of a call, its device and its stream.")
+      .def(py::init([](std::int64_t batch, std::int64_t queries, std::int64_t keys,
+                       std::int64_t heads, std::int64_t head_dim, const std::string& dtype,
+                       float scale, int device, Address stream) {
+             return pvtk_attention{batch, queries, keys,   heads, head_dim, dtype_named(dtype),
+                                   scale, device,  pointer<void>(stream)};
+           }),
+           "batch"_a, "queries"_a, "keys"_a, "heads"_a, "head_dim"_a, "dtype"_a, "scale"_a,
+           "device"_a, "stream"_a);
+
+  m.def(
+      "attention_forward",
+      [](const pvtk_attention& call, const pvtk_heads& q, const pvtk_heads& k, const pvtk_heads& v,
+         Address o, Address lse) {
+        check(pvtk_attention_forward(&call, q, k, v, pointer<void>(o), pointer<float>(lse)));
+      },
+      "call"_a, "q"_a, "k"_a, "v"_a, "o"_a, "lse"_a, py::call_guard<py::gil_scoped_release>(),
+      "See csrc/cuda/launch.h.");
+
+  m.def(
+      "attention_backward_workspace",
+      [](const pvtk_attention& call) {
+        size_t bytes = 0;
+        check(pvtk_attention_backward_workspace(&call, &bytes));
+        return bytes;
+      },
+      "call"_a, py::call_guard<py::gil_scoped_release>(), "In bytes.");
+
+  m.def(
+      "attention_backward",
+      [](const pvtk_attention& call, const pvtk_heads& d_o, const pvtk_heads& q,
+         const pvtk_heads& k, const pvtk_heads& v, const pvtk_heads& o, Address lse, Address dq,
+         Address dk, Address dv, Address workspace) {
+        check(pvtk_attention_backward(&call, d_o, q, k, v, o, pointer<const float>(lse),
+                                      pointer<void>(dq), pointer<void>(dk), pointer<void>(dv),
+                                      pointer<void>(workspace)));
+      },
+      "call"_a, "do"_a, "q"_a, "k"_a, "v"_a, "o"_a, "lse"_a, "dq"_a, "dk"_a, "dv"_a, "workspace"_a,
+      py::call_guard<py::gil_scoped_release>(), "See csrc/cuda/launch.h.");
+}

@@ -1,0 +1,6 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+// The submodule _C.cuda: the CUDA kernels on raw pointers, which pvt_kernels/ops/*/cuda.py call.
+void bind_cuda(pybind11::module_ m);
