@@ -43,8 +43,9 @@ void bind_cuda(py::module_ m) {
       .def(py::init([](std::int64_t batch, std::int64_t queries, std::int64_t keys,
                        std::int64_t heads, std::int64_t head_dim, const std::string& dtype,
                        float scale, int device, Address stream) {
-             return pvtk_attention{batch, queries, keys,   heads, head_dim, dtype_named(dtype),
-                                   scale, device,  pointer<void>(stream)};
+             return pvtk_attention{batch, queries,  keys,
+                                   heads, head_dim, dtype_named(dtype),
+                                   scale, device,   pointer<void>(stream)};
            }),
            "batch"_a, "queries"_a, "keys"_a, "heads"_a, "head_dim"_a, "dtype"_a, "scale"_a,
            "device"_a, "stream"_a);
@@ -77,5 +78,69 @@ void bind_cuda(py::module_ m) {
                                       pointer<void>(workspace)));
       },
       "call"_a, "do"_a, "q"_a, "k"_a, "v"_a, "o"_a, "lse"_a, "dq"_a, "dk"_a, "dv"_a, "workspace"_a,
+      py::call_guard<py::gil_scoped_release>(), "See csrc/cuda/launch.h.");
+
+  py::class_<pvtk_tokens>(m, "Tokens", "A (B, N, C) tensor with adjacent channels.")
+      .def(py::init([](Address data, std::int64_t batch, std::int64_t token) {
+             return pvtk_tokens{pointer<const void>(data), batch, token};
+           }),
+           "data"_a, "batch_stride"_a, "token_stride"_a);
+
+  py::class_<pvtk_spatial_reduction>(m, "SpatialReduction",
+                                     "The sizes of a call, its device and its stream.")
+      .def(py::init([](std::int64_t batch, std::int64_t height, std::int64_t width,
+                       std::int64_t channels, std::int64_t sr_ratio, const std::string& dtype,
+                       float eps, int device, Address stream) {
+             return pvtk_spatial_reduction{batch,    height,   width,
+                                           channels, sr_ratio, dtype_named(dtype),
+                                           eps,      device,   pointer<void>(stream)};
+           }),
+           "batch"_a, "height"_a, "width"_a, "channels"_a, "sr_ratio"_a, "dtype"_a, "eps"_a,
+           "device"_a, "stream"_a);
+
+  m.def(
+      "spatial_reduction_forward_workspace",
+      [](const pvtk_spatial_reduction& call) {
+        size_t bytes = 0;
+        check(pvtk_spatial_reduction_forward_workspace(&call, &bytes));
+        return bytes;
+      },
+      "call"_a, py::call_guard<py::gil_scoped_release>(), "In bytes.");
+  m.def(
+      "spatial_reduction_backward_workspace",
+      [](const pvtk_spatial_reduction& call) {
+        size_t bytes = 0;
+        check(pvtk_spatial_reduction_backward_workspace(&call, &bytes));
+        return bytes;
+      },
+      "call"_a, py::call_guard<py::gil_scoped_release>(), "In bytes.");
+
+  m.def(
+      "spatial_reduction_forward",
+      [](const pvtk_spatial_reduction& call, const pvtk_tokens& x, Address weight, Address bias,
+         Address norm_weight, Address norm_bias, Address y, Address normalized, Address rstd,
+         Address workspace) {
+        check(pvtk_spatial_reduction_forward(
+            &call, x, pointer<const void>(weight), pointer<const float>(bias),
+            pointer<const float>(norm_weight), pointer<const float>(norm_bias), pointer<void>(y),
+            pointer<float>(normalized), pointer<float>(rstd), pointer<void>(workspace)));
+      },
+      "call"_a, "x"_a, "weight"_a, "bias"_a, "norm_weight"_a, "norm_bias"_a, "y"_a, "normalized"_a,
+      "rstd"_a, "workspace"_a, py::call_guard<py::gil_scoped_release>(), "See csrc/cuda/launch.h.");
+
+  m.def(
+      "spatial_reduction_backward",
+      [](const pvtk_spatial_reduction& call, Address dy, const pvtk_tokens& x, Address weight,
+         Address norm_weight, Address normalized, Address rstd, Address dx, Address dweight,
+         Address dbias, Address dnorm_weight, Address dnorm_bias, Address workspace) {
+        check(pvtk_spatial_reduction_backward(
+            &call, pointer<const void>(dy), x, pointer<const void>(weight),
+            pointer<const float>(norm_weight), pointer<const float>(normalized),
+            pointer<const float>(rstd), pointer<void>(dx), pointer<void>(dweight),
+            pointer<float>(dbias), pointer<float>(dnorm_weight), pointer<float>(dnorm_bias),
+            pointer<void>(workspace)));
+      },
+      "call"_a, "dy"_a, "x"_a, "weight"_a, "norm_weight"_a, "normalized"_a, "rstd"_a, "dx"_a,
+      "dweight"_a, "dbias"_a, "dnorm_weight"_a, "dnorm_bias"_a, "workspace"_a,
       py::call_guard<py::gil_scoped_release>(), "See csrc/cuda/launch.h.");
 }

@@ -13,15 +13,15 @@ constexpr float kLn2 = 0.6931471805599453f;
 // Rows of queries or keys that a block keeps, 16 for each warp.
 constexpr int kBlockRows = kWarps * kWarpRows;
 
-// Rows of keys or queries that pass by at a time: what lets two blocks share the 96 KB of a V100,
-// in the forward and in the backward, with three tiles the more of a head dim of 64 or less.
+// Rows of keys or queries that pass by at a time: as many as leave room for a second block on a
+// V100, in its 96 KB and in its registers.
 template <class T>
 __host__ __device__ constexpr int forward_step(int D) {
   return sizeof(T) == 2 ? (D <= 64 ? 64 : 32) : 2048 / D;
 }
 template <class T>
 __host__ __device__ constexpr int backward_step(int D) {
-  return sizeof(T) == 2 ? 32 : (D <= 64 ? 32 : 16);
+  return D <= 64 ? 32 : 32 / sizeof(T);
 }
 
 struct AttentionSizes {
@@ -54,10 +54,6 @@ __device__ __forceinline__ Rows<T> head_rows(const pvtk_heads& t, const Work& wo
 __device__ __forceinline__ std::int64_t row_offset(const Work& work, std::int64_t tokens,
                                                    std::int64_t token, const AttentionSizes& s) {
   return ((work.batch * tokens + token) * s.heads + work.head) * s.head_dim;
-}
-
-__host__ __device__ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
 }
 
 }  // namespace pvt_kernels::cuda

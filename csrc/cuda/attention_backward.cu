@@ -2,6 +2,7 @@
 
 #include "cuda/attention_backward.cuh"
 #include "cuda/attention_launch.cuh"
+#include "cuda/fold_launch.cuh"
 
 using namespace pvt_kernels::cuda;
 
@@ -56,15 +57,13 @@ pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_heads d_o, 
     const CurrentDevice device(call->device);
     const Workspace w(*call);
     auto* delta = static_cast<float*>(workspace);
-    const AttentionBackward p{sizes,       d_o,      q,
-                              k,           v,        o,
-                              lse,         delta,    delta + w.delta_floats,
-                              dq,          dk,       dv,
-                              call->batch, w.splits, w.steps_per_split};
+    float* partials = delta + w.delta_floats;
+    const AttentionBackward p{
+        sizes, d_o, q, k, v, o, lse, delta, partials, dq, call->batch, w.splits, w.steps_per_split};
     const std::int64_t units = call->batch * call->heads;
     const std::int64_t query_blocks = ceil_div(call->queries, kBlockRows) * units;
     const std::int64_t key_blocks = ceil_div(call->keys, kBlockRows) * w.splits * units;
-    const std::int64_t values = 2 * units * call->keys * call->head_dim;
+    const std::int64_t values = units * call->keys * call->head_dim;
     with_atom(call->dtype, code_arch(), [&](auto atom) {
       using Atom = decltype(atom);
       with_head_dim(call->head_dim, [&](auto width) {
@@ -76,8 +75,8 @@ pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_heads d_o, 
         launch(attention_dq_kernel<Atom, D>, query_blocks, kThreads, kBytes, call->stream, p);
         launch(attention_dk_dv_kernel<Atom, D>, key_blocks, kThreads, kBytes, call->stream, p);
       });
-      launch(attention_fold_kernel<Atom>, ceil_div(values, 4 * kThreads), kThreads, 0, call->stream,
-             p);
+      launch_fold<Atom>({partials, w.splits, 2 * values, values, dk}, call->stream);
+      launch_fold<Atom>({partials + values, w.splits, 2 * values, values, dv}, call->stream);
     });
   });
 }

@@ -2,7 +2,7 @@
 //   delta      rowsum(do * o)
 //   dq         query-stationary, as the forward
 //   dk and dv  key-stationary; the queries are split among blocks, since there are few keys
-//   fold       adds the splits in a fixed order
+//   fold       adds the splits, for dk and for dv
 // With P = exp(S - lse) recomputed: dP = do v^T, dS = P * (dP - delta), dq = scale dS k,
 // dk = scale dS^T q, dv = P^T do (Dao et al., 2022, appendix B.2).
 #pragma once
@@ -17,7 +17,7 @@ struct AttentionBackward {
   const float* lse;
   float* delta;     // (B, heads, N)
   float* partials;  // (splits, 2, B, M, heads, d): dk and dv of each split
-  void *dq, *dk, *dv;
+  void* dq;
   std::int64_t batch;
   std::int64_t splits, steps_per_split;  // of the queries, in tiles of backward_step rows
 };
@@ -29,7 +29,8 @@ struct BackwardMemory {
   using T = typename Atom::Type;
   static constexpr int kStep = backward_step<T>(D);
   using OwnTile = TileCopy<T, kBlockRows, D, false>;
-  using PassingTiles = TilePairs<T, kStep, D, Atom::kCopiesAsync>;
+  using PassingTile = TileCopy<T, kStep, D, Atom::kCopiesAsync>;
+  using PassingTiles = TilePairs<PassingTile, PassingTile>;
   static constexpr int kStride = OwnTile::kStride;
   static constexpr int kWeightStride = padded_stride<T>(kStep);
   // lse and delta of two steps of queries
@@ -55,8 +56,8 @@ struct BackwardMemory {
   template <class Source>
   __device__ __forceinline__ void load_own(const Source& a, const Source& b, std::int64_t row) {
     OwnTile a_tile, b_tile;
-    a_tile.start(a, row, first);
-    b_tile.start(b, row, second);
+    a_tile.start(a, row, 0, first);
+    b_tile.start(b, row, 0, second);
     a_tile.finish(first);
     b_tile.finish(second);
     first += warp_index() * kWarpRows * kStride;
@@ -111,7 +112,10 @@ __global__ void __launch_bounds__(kThreads, 2) attention_dq_kernel(AttentionBack
 
     Memory memory;
     typename Memory::PassingTiles tiles(memory.passing);
-    tiles.fetch(0, k, v);
+    const auto fetch = [&](std::int64_t tile) {
+      tiles.fetch(tile, k, tile * kKeys, 0, v, tile * kKeys, 0);
+    };
+    fetch(0);
     memory.load_own(head_rows<T>(p.q, work, s.queries, s.head_dim),
                     head_rows<T>(p.d_o, work, s.queries, s.head_dim), first_query);
 
@@ -129,15 +133,17 @@ __global__ void __launch_bounds__(kThreads, 2) attention_dq_kernel(AttentionBack
     const std::int64_t count = ceil_div(s.keys, kKeys);
     for (std::int64_t tile = 0; tile < count; ++tile) {
       tiles.wait(tile);
-      if (tile + 1 < count) tiles.fetch(tile + 1, k, v);
+      if (tile + 1 < count) fetch(tile + 1);
 
       Accumulator<kKeys> weights, d_weights;
       weights.clear();
       d_weights.clear();
-      Atom::template multiply<kKeys, D, true>(weights, memory.first, Memory::kStride,
-                                              tiles.first(tile), tiles.kStride, memory.scratch);
-      Atom::template multiply<kKeys, D, true>(d_weights, memory.second, Memory::kStride,
-                                              tiles.second(tile), tiles.kStride, memory.scratch);
+      Atom::template multiply<kKeys, D, Stored::by_row, Stored::by_column>(
+          weights, memory.first, Memory::kStride, tiles.first(tile), Memory::kStride,
+          memory.scratch);
+      Atom::template multiply<kKeys, D, Stored::by_row, Stored::by_column>(
+          d_weights, memory.second, Memory::kStride, tiles.second(tile), Memory::kStride,
+          memory.scratch);
       const std::int64_t valid = s.keys - tile * kKeys;
       const float scale = s.scale * kLog2e;
 #pragma unroll
@@ -150,8 +156,9 @@ __global__ void __launch_bounds__(kThreads, 2) attention_dq_kernel(AttentionBack
           d_weights.x[t][i] = weight * (d_weights.x[t][i] - delta[i / 2]);
         }
       store_rows(d_weights, memory.weights, Memory::kWeightStride);
-      Atom::template multiply<D, kKeys, false>(dq, memory.weights, Memory::kWeightStride,
-                                               tiles.first(tile), tiles.kStride, memory.scratch);
+      Atom::template multiply<D, kKeys, Stored::by_row, Stored::by_row>(
+          dq, memory.weights, Memory::kWeightStride, tiles.first(tile), Memory::kStride,
+          memory.scratch);
       __syncwarp();
     }
 
@@ -197,7 +204,10 @@ __global__ void __launch_bounds__(kThreads, 2) attention_dk_dv_kernel(AttentionB
 
     Memory memory;
     typename Memory::PassingTiles tiles(memory.passing);
-    tiles.fetch(begin, q, d_o);
+    const auto fetch = [&](std::int64_t step) {
+      tiles.fetch(step, q, step * kQueries, 0, d_o, step * kQueries, 0);
+    };
+    fetch(begin);
     fetch_row_values(begin);
     memory.load_own(head_rows<T>(p.k, work, s.keys, s.head_dim),
                     head_rows<T>(p.v, work, s.keys, s.head_dim), first_key);
@@ -214,25 +224,27 @@ __global__ void __launch_bounds__(kThreads, 2) attention_dk_dv_kernel(AttentionB
       }
       tiles.wait(step);
       if (step + 1 < end) {
-        tiles.fetch(step + 1, q, d_o);
+        fetch(step + 1);
         fetch_row_values(step + 1);
       }
 
       Accumulator<kQueries> weights;
       weights.clear();
-      Atom::template multiply<kQueries, D, true>(weights, memory.first, Memory::kStride,
-                                                 tiles.first(step), tiles.kStride, memory.scratch);
+      Atom::template multiply<kQueries, D, Stored::by_row, Stored::by_column>(
+          weights, memory.first, Memory::kStride, tiles.first(step), Memory::kStride,
+          memory.scratch);
       const float scale = s.scale * kLog2e;
       weights.for_each([&](int, int query, float& x) { x = exp2f(x * scale - lse[query]); });
       store_rows(weights, memory.weights, Memory::kWeightStride);
-      Atom::template multiply<D, kQueries, false>(dv, memory.weights, Memory::kWeightStride,
-                                                  tiles.second(step), tiles.kStride,
-                                                  memory.scratch);
+      Atom::template multiply<D, kQueries, Stored::by_row, Stored::by_row>(
+          dv, memory.weights, Memory::kWeightStride, tiles.second(step), Memory::kStride,
+          memory.scratch);
 
       Accumulator<kQueries> d_weights;
       d_weights.clear();
-      Atom::template multiply<kQueries, D, true>(d_weights, memory.second, Memory::kStride,
-                                                 tiles.second(step), tiles.kStride, memory.scratch);
+      Atom::template multiply<kQueries, D, Stored::by_row, Stored::by_column>(
+          d_weights, memory.second, Memory::kStride, tiles.second(step), Memory::kStride,
+          memory.scratch);
 #pragma unroll
       for (int t = 0; t < kQueries / 8; ++t)
 #pragma unroll
@@ -242,8 +254,9 @@ __global__ void __launch_bounds__(kThreads, 2) attention_dk_dv_kernel(AttentionB
       // every lane has read the weights
       __syncwarp();
       store_rows(d_weights, memory.weights, Memory::kWeightStride);
-      Atom::template multiply<D, kQueries, false>(dk, memory.weights, Memory::kWeightStride,
-                                                  tiles.first(step), tiles.kStride, memory.scratch);
+      Atom::template multiply<D, kQueries, Stored::by_row, Stored::by_row>(
+          dk, memory.weights, Memory::kWeightStride, tiles.first(step), Memory::kStride,
+          memory.scratch);
       __syncwarp();
     }
 
@@ -259,31 +272,6 @@ __global__ void __launch_bounds__(kThreads, 2) attention_dk_dv_kernel(AttentionB
     };
     write(partial, dk, s.scale);
     write(partial + tensor, dv, 1.0f);
-  }
-}
-
-// Four adjacent values of dk or of dv a thread.
-template <class Atom>
-__global__ void __launch_bounds__(kThreads) attention_fold_kernel(AttentionBackward p) {
-  if constexpr (is_compiled<Atom>()) {
-    using T = typename Atom::Type;
-    const AttentionSizes& s = p.sizes;
-    const std::int64_t tensor = p.batch * s.keys * s.heads * s.head_dim;
-    const std::int64_t index = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * 4;
-    if (index >= 2 * tensor) return;
-    float sum[4] = {};
-    for (std::int64_t split = 0; split < p.splits; ++split) {
-      const float4 part = ptx::load_global(
-          reinterpret_cast<const float4*>(p.partials + split * 2 * tensor + index));
-      sum[0] += part.x;
-      sum[1] += part.y;
-      sum[2] += part.z;
-      sum[3] += part.w;
-    }
-    T* out = static_cast<T*>(index < tensor ? p.dk : p.dv) + index % tensor;
-#pragma unroll
-    for (int i = 0; i < 4; i += 2)
-      ptx::store_global(reinterpret_cast<Pair<T>*>(out + i), round_pair<T>(sum[i], sum[i + 1]));
   }
 }
 

@@ -18,7 +18,9 @@ struct ForwardMemory {
   using T = typename Atom::Type;
   static constexpr int kKeys = forward_step<T>(D);
   using QueryTile = TileCopy<T, kBlockRows, D, false>;
-  using KeyTiles = TilePairs<T, kKeys, D, Atom::kCopiesAsync>;
+  static constexpr int kStride = QueryTile::kStride;
+  using KeyTile = TileCopy<T, kKeys, D, Atom::kCopiesAsync>;
+  using KeyTiles = TilePairs<KeyTile, KeyTile>;
   static constexpr int kWeightStride = padded_stride<T>(kKeys);
   static constexpr int kBytes =
       (QueryTile::kSize + KeyTiles::kSize + kBlockRows * kWeightStride) * sizeof(T) +
@@ -95,11 +97,15 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_kernel(Attentio
 
     Memory memory;
     typename Memory::KeyTiles tiles(memory.keys);
-    tiles.fetch(0, k, v);
+    const auto fetch = [&](std::int64_t tile) {
+      tiles.fetch(tile, k, tile * kKeys, 0, v, tile * kKeys, 0);
+    };
+    fetch(0);
     typename Memory::QueryTile query_tile;
-    query_tile.start(head_rows<T>(p.q, work, s.queries, s.head_dim), first_query, memory.queries);
+    query_tile.start(head_rows<T>(p.q, work, s.queries, s.head_dim), first_query, 0,
+                     memory.queries);
     query_tile.finish(memory.queries);
-    T* queries = memory.queries + warp_index() * kWarpRows * Memory::QueryTile::kStride;
+    T* queries = memory.queries + warp_index() * kWarpRows * Memory::kStride;
 
     OnlineSoftmax softmax;
     Accumulator<D> o;
@@ -107,18 +113,19 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_kernel(Attentio
     const std::int64_t count = ceil_div(s.keys, kKeys);
     for (std::int64_t tile = 0; tile < count; ++tile) {
       tiles.wait(tile);
-      if (tile + 1 < count) tiles.fetch(tile + 1, k, v);
+      if (tile + 1 < count) fetch(tile + 1);
 
       Accumulator<kKeys> weights;
       weights.clear();
-      Atom::template multiply<kKeys, D, true>(weights, queries, Memory::QueryTile::kStride,
-                                              tiles.first(tile), tiles.kStride, memory.scratch);
+      Atom::template multiply<kKeys, D, Stored::by_row, Stored::by_column>(
+          weights, queries, Memory::kStride, tiles.first(tile), Memory::kStride, memory.scratch);
       float rescale[kLaneRows];
       softmax.add(weights, s.scale * kLog2e, s.keys - tile * kKeys, rescale);
       o.for_each([&](int r, int, float& x) { x *= rescale[r]; });
       store_rows(weights, memory.weights, Memory::kWeightStride);
-      Atom::template multiply<D, kKeys, false>(o, memory.weights, Memory::kWeightStride,
-                                               tiles.second(tile), tiles.kStride, memory.scratch);
+      Atom::template multiply<D, kKeys, Stored::by_row, Stored::by_row>(
+          o, memory.weights, Memory::kWeightStride, tiles.second(tile), Memory::kStride,
+          memory.scratch);
       __syncwarp();
     }
 
@@ -132,7 +139,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_kernel(Attentio
     }
     o.for_each([&](int r, int, float& x) { x /= softmax.total[r]; });
     // each warp's queries are its own, and not needed any more
-    store_rows(o, queries, Memory::QueryTile::kStride);
+    store_rows(o, queries, Memory::kStride);
     write_rows<T, D>(queries, static_cast<T*>(p.o) + row_offset(work, s.queries, warp_query, s),
                      std::int64_t{s.heads} * s.head_dim, s.queries - warp_query, s.head_dim);
   }

@@ -61,6 +61,49 @@ PVTK_API pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_he
                                              const float* lse, void* dq, void* dk, void* dv,
                                              void* workspace);
 
+// A (B, H*W, C) tensor, row-major over (H, W), whose channels lie side by side. The address and, in
+// bytes, the strides of dimensions longer than 1 are multiples of 16.
+typedef struct {
+  const void* data;
+  int64_t batch_stride, token_stride;
+} pvtk_tokens;
+
+typedef struct {
+  int64_t batch, height, width;
+  int64_t channels;  // a multiple of 8, up to 4096
+  int64_t sr_ratio;
+  pvtk_dtype dtype;  // bfloat16 from compute capability 8.0 on
+  float eps;         // of the LayerNorm
+  int device;        // index in the CUDA runtime's order
+  void* stream;      // a cudaStream_t of that device
+} pvtk_spatial_reduction;
+
+// Bytes of scratch memory that the forward needs, 16-byte aligned.
+PVTK_API pvtk_status pvtk_spatial_reduction_forward_workspace(const pvtk_spatial_reduction* call,
+                                                              size_t* bytes);
+
+// y (B, M, C) in the dtype, M = (H / R) * (W / R); the normalised rows (B, M, C) and rstd (B, M) in
+// fp32; all contiguous. `weight` is (R, R, C_in, C_out), contiguous, in the dtype and 16-byte
+// aligned; bias, norm_weight and norm_bias are fp32 (C).
+PVTK_API pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction* call,
+                                                    pvtk_tokens x, const void* weight,
+                                                    const float* bias, const float* norm_weight,
+                                                    const float* norm_bias, void* y,
+                                                    float* normalized, float* rstd,
+                                                    void* workspace);
+
+// Bytes of scratch memory that the backward needs, 16-byte aligned.
+PVTK_API pvtk_status pvtk_spatial_reduction_backward_workspace(const pvtk_spatial_reduction* call,
+                                                               size_t* bytes);
+
+// dx (B, H*W, C) in the dtype, where tokens of no patch are left as they are; dweight like weight;
+// dbias, dnorm_weight and dnorm_bias fp32 (C). dy is contiguous, in the dtype. The same bits in
+// every run on the same kind of device.
+PVTK_API pvtk_status pvtk_spatial_reduction_backward(
+    const pvtk_spatial_reduction* call, const void* dy, pvtk_tokens x, const void* weight,
+    const float* norm_weight, const float* normalized, const float* rstd, void* dx, void* dweight,
+    float* dbias, float* dnorm_weight, float* dnorm_bias, void* workspace);
+
 #ifdef __cplusplus
 }
 #endif

@@ -19,6 +19,10 @@ __host__ __device__ constexpr int padded_stride(int columns) {
   return columns + 16 / static_cast<int>(sizeof(T));
 }
 
+__host__ __device__ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
 // Whether this is the compilation whose code an atom's devices run; another one's kernels are left
 // empty. The host, which runs the kernels in the tests, has no __CUDA_ARCH__.
 template <class Atom>
@@ -39,7 +43,7 @@ struct Rows {
   int columns;
 
   // Where 16 bytes begin; null where there are zeros.
-  __device__ __forceinline__ const T* at(std::int64_t row, int column) const {
+  __device__ __forceinline__ const T* at(std::int64_t row, std::int64_t column) const {
     return row < count && column < columns ? data + row * stride + column : nullptr;
   }
   // Any address that may be read.
@@ -52,14 +56,17 @@ struct Rows {
 template <class T, int kRows, int kColumns, bool kAsync>
 class TileCopy {
  public:
+  using Type = T;
+  static constexpr bool kIsAsync = kAsync;
   static constexpr int kStride = padded_stride<T>(kColumns);
   static constexpr int kSize = kRows * kStride;
 
   template <class Source>
-  __device__ __forceinline__ void start(const Source& source, std::int64_t first_row, T* tile) {
+  __device__ __forceinline__ void start(const Source& source, std::int64_t first_row,
+                                        std::int64_t first_column, T* tile) {
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
-      const T* address = source.at(first_row + row(i), column(i));
+      const T* address = source.at(first_row + row(i), first_column + column(i));
       if constexpr (kAsync) {
         ptx::copy_async(tile + offset(i), address, source.valid());
       } else {
@@ -97,45 +104,49 @@ class TileCopy {
 };
 
 // Two tiles that are used together, fetched while those before them are used.
-template <class T, int kRows, int kColumns, bool kAsync>
+template <class First, class Second>
 class TilePairs {
-  using Copy = TileCopy<T, kRows, kColumns, kAsync>;
+  using T = typename First::Type;
   // the hardware writes into a buffer that nobody reads
-  static constexpr int kBuffers = kAsync ? 2 : 1;
+  static constexpr int kBuffers = First::kIsAsync ? 2 : 1;
+  static constexpr int kPairSize = First::kSize + Second::kSize;
 
  public:
-  static constexpr int kStride = Copy::kStride;
-  static constexpr int kSize = kBuffers * 2 * Copy::kSize;
+  static constexpr int kSize = kBuffers * kPairSize;
 
   __device__ explicit TilePairs(T* shared) : shared_(shared) {}
 
-  template <class Source>
-  __device__ __forceinline__ void fetch(std::int64_t tile, const Source& first,
-                                        const Source& second) {
-    first_copy_.start(first, tile * kRows, buffer(tile));
-    second_copy_.start(second, tile * kRows, buffer(tile) + Copy::kSize);
+  // Starts to fetch pair number `pair`: from each source the tile at a row and a column.
+  template <class FirstSource, class SecondSource>
+  __device__ __forceinline__ void fetch(std::int64_t pair, const FirstSource& first,
+                                        std::int64_t first_row, std::int64_t first_column,
+                                        const SecondSource& second, std::int64_t second_row,
+                                        std::int64_t second_column) {
+    first_.start(first, first_row, first_column, buffer(pair));
+    second_.start(second, second_row, second_column, buffer(pair) + First::kSize);
   }
 
-  // Waits until the tiles fetched last are there, and until every thread is done with those before.
-  __device__ __forceinline__ void wait(std::int64_t tile) {
-    if (!kAsync) __syncthreads();
-    first_copy_.finish(buffer(tile));
-    second_copy_.finish(buffer(tile) + Copy::kSize);
+  // Waits until the pair fetched last is there, and until every thread is done with that before.
+  __device__ __forceinline__ void wait(std::int64_t pair) {
+    if (!First::kIsAsync) __syncthreads();
+    first_.finish(buffer(pair));
+    second_.finish(buffer(pair) + First::kSize);
     __syncthreads();
   }
 
-  __device__ __forceinline__ const T* first(std::int64_t tile) const { return buffer(tile); }
-  __device__ __forceinline__ const T* second(std::int64_t tile) const {
-    return buffer(tile) + Copy::kSize;
+  __device__ __forceinline__ const T* first(std::int64_t pair) const { return buffer(pair); }
+  __device__ __forceinline__ const T* second(std::int64_t pair) const {
+    return buffer(pair) + First::kSize;
   }
 
  private:
-  __device__ __forceinline__ T* buffer(std::int64_t tile) const {
-    return shared_ + tile % kBuffers * 2 * Copy::kSize;
+  __device__ __forceinline__ T* buffer(std::int64_t pair) const {
+    return shared_ + pair % kBuffers * kPairSize;
   }
 
   T* shared_;
-  Copy first_copy_, second_copy_;
+  First first_;
+  Second second_;
 };
 
 // Writes a warp's 16 rows from shared memory to global memory, 16 bytes at a time; `rows` and

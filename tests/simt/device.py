@@ -12,9 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / f"simt-{sys.implementation.cache_tag}"
+
+# what each architecture multiplies in; fp32 runs the same code on all
+ARCH_DTYPES = (
+    (70, torch.float16),
+    (70, torch.float32),
+    (75, torch.float16),
+    (80, torch.float16),
+    (80, torch.bfloat16),
+)
 
 # bytes of shared memory that a block may have
 SHARED_MEMORY = {70: 96 * 1024, 75: 64 * 1024, 80: 163 * 1024}

@@ -7,23 +7,15 @@ from pvt_kernels.ops.attention import reference
 
 from ..error_budget import check_error_budget, samples_for_a_ratio
 from ..ops.test_attention import random_inputs
+from .device import ARCH_DTYPES
 
-# what each architecture multiplies in
-ARCH_DTYPES = (
-    (70, torch.float16),
-    (70, torch.float32),
-    (75, torch.float16),
-    (80, torch.float16),
-    (80, torch.bfloat16),
-)
-
-# (B, N, M, heads, d): whole tiles, and one row more, one row less or a single one
+# (B, N, M, heads, d): whole tiles of queries and keys, one row more, one row less, a single query
 SHAPES = (
     (2, 96, 40, 2, 64),
     (1, 190, 95, 3, 32),
     (1, 64, 128, 1, 64),
     (1, 129, 65, 1, 128),
-    (3, 1, 2, 1, 8),
+    (9, 1, 2, 7, 8),
     (1, 7, 33, 3, 40),
     (1, 31, 17, 1, 96),
 )

@@ -20,6 +20,9 @@ constexpr int kLaneRows = 2;
 __device__ __forceinline__ int lane_index() { return threadIdx.x % kWarpSize; }
 __device__ __forceinline__ int warp_index() { return threadIdx.x / kWarpSize; }
 
+// How a matrix lies in shared memory: row after row, or column after column.
+enum class Stored { by_row, by_column };
+
 template <int kColumns>
 struct Accumulator {
   float x[kColumns / 8][4];

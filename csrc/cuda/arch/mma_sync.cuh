@@ -12,29 +12,34 @@
 
 namespace pvt_kernels::cuda {
 
-// c += a b, with a (16 x kDepth) row by row and b either (kDepth x kColumns) row by row or, if
-// kTransposed, (kColumns x kDepth) row by row. mma(c, a, b0, b1) multiplies 16 x 8 x 16.
-template <int kColumns, int kDepth, bool kTransposed, class T, class Mma>
+// c += a b for a of 16 x kDepth and b of kDepth x kColumns.
+template <int kColumns, int kDepth, Stored kA, Stored kB, class T, class Mma>
 __device__ __forceinline__ void multiply_by_mma_sync(Accumulator<kColumns>& c, const T* a,
                                                      int a_stride, const T* b, int b_stride,
                                                      Mma mma) {
-  const int lane = lane_index();
-  // the address that this lane gives: matrices 0 and 1 lie along a's rows or b's depth, 2 and 3
-  // beside them
-  a += lane % 16 * a_stride + lane / 16 * 8;
-  b += kTransposed ? (lane / 16 * 8 + lane % 8) * b_stride + lane / 8 % 2 * 8
-                   : lane % 16 * b_stride + lane / 16 * 8;
+  // The address that this lane gives: two matrices side by side in the direction in which a
+  // fragment goes on first, and two beside them.
+  const int in_eight = lane_index() % 8;
+  const int first = lane_index() / 8 % 2 * 8, second = lane_index() / 16 * 8;
+  // a goes on along rows first, b along depths
+  a += kA == Stored::by_row ? (first + in_eight) * a_stride + second
+                            : (second + in_eight) * a_stride + first;
+  b += kB == Stored::by_row ? (first + in_eight) * b_stride + second
+                            : (second + in_eight) * b_stride + first;
 #pragma unroll
   for (int depth = 0; depth < kDepth; depth += 16) {
     std::uint32_t a_part[4];
-    ptx::load_matrices(a_part, a + depth);
+    if constexpr (kA == Stored::by_row)
+      ptx::load_matrices(a_part, a + depth);
+    else
+      ptx::load_matrices_transposed(a_part, a + depth * a_stride);
 #pragma unroll
     for (int column = 0; column < kColumns; column += 16) {
       std::uint32_t b_part[4];
-      if constexpr (kTransposed)
-        ptx::load_matrices(b_part, b + column * b_stride + depth);
-      else
+      if constexpr (kB == Stored::by_row)
         ptx::load_matrices_transposed(b_part, b + depth * b_stride + column);
+      else
+        ptx::load_matrices(b_part, b + column * b_stride + depth);
       mma(c.x[column / 8], a_part, b_part[0], b_part[1]);
       mma(c.x[column / 8 + 1], a_part, b_part[2], b_part[3]);
     }

@@ -12,51 +12,57 @@ struct Simt {
   static constexpr bool kCopiesAsync = false;
   static constexpr int kScratchFloats = 0;
 
-  template <int kColumns, int kDepth, bool kTransposed>
+  template <int kColumns, int kDepth, Stored kA, Stored kB>
   static __device__ __forceinline__ void multiply(Accumulator<kColumns>& c, const float* a,
                                                   int a_stride, const float* b, int b_stride,
                                                   float*) {
-    const int pair = lane_index() % 4 * 2;
     // unrolled whole, the loop would hold every operand in registers
 #pragma unroll 2
     for (int depth = 0; depth < kDepth; depth += 4) {
-      Vector<float> rows[kLaneRows];
+      float rows[kLaneRows][4];
 #pragma unroll
-      for (int r = 0; r < kLaneRows; ++r)
-        rows[r] = *reinterpret_cast<const Vector<float>*>(a + c.row(r) * a_stride + depth);
+      for (int r = 0; r < kLaneRows; ++r) {
+        if constexpr (kA == Stored::by_row) {
+          load(rows[r], a + c.row(r) * a_stride + depth);
+        } else {
+#pragma unroll
+          for (int k = 0; k < 4; ++k) rows[r][k] = a[(depth + k) * a_stride + c.row(r)];
+        }
+      }
 #pragma unroll
       for (int tile = 0; tile < kColumns / 8; ++tile) {
-        float columns[4][2];
-        load_columns<kTransposed>(columns, b, b_stride, 8 * tile + pair, depth);
+        float columns[2][4];
+        load_columns<kB>(columns, b, b_stride, c.column(tile, 0), depth);
 #pragma unroll
         for (int i = 0; i < 4; ++i)
 #pragma unroll
           for (int k = 0; k < 4; ++k)
-            c.x[tile][i] = fmaf(rows[i / 2].x[k], columns[k][i % 2], c.x[tile][i]);
+            c.x[tile][i] = fmaf(rows[i / 2][k], columns[i % 2][k], c.x[tile][i]);
       }
     }
   }
 
  private:
+  static __device__ __forceinline__ void load(float (&values)[4], const float* address) {
+    const auto vector = *reinterpret_cast<const Vector<float>*>(address);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) values[k] = vector.x[k];
+  }
+
   // Four depths of two neighbouring columns of b.
-  template <bool kTransposed>
-  static __device__ __forceinline__ void load_columns(float (&columns)[4][2], const float* b,
+  template <Stored kB>
+  static __device__ __forceinline__ void load_columns(float (&columns)[2][4], const float* b,
                                                       int b_stride, int column, int depth) {
-    if constexpr (kTransposed) {
+    if constexpr (kB == Stored::by_column) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const auto depths =
-            *reinterpret_cast<const Vector<float>*>(b + (column + i) * b_stride + depth);
-#pragma unroll
-        for (int k = 0; k < 4; ++k) columns[k][i] = depths.x[k];
-      }
+      for (int i = 0; i < 2; ++i) load(columns[i], b + (column + i) * b_stride + depth);
     } else {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const auto both =
             *reinterpret_cast<const Pair<float>*>(b + (depth + k) * b_stride + column);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) columns[k][i] = both.x[i];
+        for (int i = 0; i < 2; ++i) columns[i][k] = both.x[i];
       }
     }
   }

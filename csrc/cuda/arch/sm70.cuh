@@ -18,23 +18,26 @@ struct Sm70 {
   // a 16 x 16 tile whose rows are shifted by 4 banks, in multiples of the 32 bytes that wmma wants
   static constexpr int kScratchStride = 20, kScratchFloats = kWarpRows * kScratchStride;
 
-  template <int kColumns, int kDepth, bool kTransposed>
+  template <int kColumns, int kDepth, Stored kA, Stored kB>
   static __device__ __forceinline__ void multiply(Accumulator<kColumns>& c, const half* a,
                                                   int a_stride, const half* b, int b_stride,
                                                   float* scratch) {
     namespace wmma = nvcuda::wmma;
-    using Order = std::conditional_t<kTransposed, wmma::col_major, wmma::row_major>;
+    using OrderA = Order<kA>;
+    using OrderB = Order<kB>;
 #pragma unroll
     for (int column = 0; column < kColumns; column += 16) {
       wmma::fragment<wmma::accumulator, 16, 16, 16, float> product;
       wmma::fill_fragment(product, 0.0f);
 #pragma unroll
       for (int depth = 0; depth < kDepth; depth += 16) {
-        wmma::fragment<wmma::matrix_a, 16, 16, 16, half, wmma::row_major> a_part;
-        wmma::fragment<wmma::matrix_b, 16, 16, 16, half, Order> b_part;
-        wmma::load_matrix_sync(a_part, a + depth, a_stride);
+        wmma::fragment<wmma::matrix_a, 16, 16, 16, half, OrderA> a_part;
+        wmma::fragment<wmma::matrix_b, 16, 16, 16, half, OrderB> b_part;
+        wmma::load_matrix_sync(a_part, a + (kA == Stored::by_row ? depth : depth * a_stride),
+                               a_stride);
         wmma::load_matrix_sync(
-            b_part, kTransposed ? b + column * b_stride + depth : b + depth * b_stride + column,
+            b_part,
+            b + (kB == Stored::by_row ? depth * b_stride + column : column * b_stride + depth),
             b_stride);
         wmma::mma_sync(product, a_part, b_part, product);
       }
@@ -49,6 +52,11 @@ struct Sm70 {
       __syncwarp();
     }
   }
+
+ private:
+  template <Stored kStored>
+  using Order = std::conditional_t<kStored == Stored::by_row, nvcuda::wmma::row_major,
+                                   nvcuda::wmma::col_major>;
 };
 
 }  // namespace pvt_kernels::cuda

@@ -12,11 +12,11 @@ struct Sm75 {
   static constexpr bool kCopiesAsync = false;
   static constexpr int kScratchFloats = 0;
 
-  template <int kColumns, int kDepth, bool kTransposed>
+  template <int kColumns, int kDepth, Stored kA, Stored kB>
   static __device__ __forceinline__ void multiply(Accumulator<kColumns>& c, const half* a,
                                                   int a_stride, const half* b, int b_stride,
                                                   float*) {
-    multiply_by_mma_sync<kColumns, kDepth, kTransposed>(
+    multiply_by_mma_sync<kColumns, kDepth, kA, kB>(
         c, a, a_stride, b, b_stride,
         [](float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
           ptx::mma_m16n8k8(c, a[0], a[1], b0);

@@ -14,10 +14,10 @@ struct Sm80 {
   static constexpr bool kCopiesAsync = true;
   static constexpr int kScratchFloats = 0;
 
-  template <int kColumns, int kDepth, bool kTransposed>
+  template <int kColumns, int kDepth, Stored kA, Stored kB>
   static __device__ __forceinline__ void multiply(Accumulator<kColumns>& c, const T* a,
                                                   int a_stride, const T* b, int b_stride, float*) {
-    multiply_by_mma_sync<kColumns, kDepth, kTransposed>(
+    multiply_by_mma_sync<kColumns, kDepth, kA, kB>(
         c, a, a_stride, b, b_stride,
         [](float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
           if constexpr (std::is_same_v<T, half>)

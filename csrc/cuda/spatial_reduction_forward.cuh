@@ -1,0 +1,85 @@
+// Spatial reduction forward, in two kernels:
+//   product    (B*M x R*R*C) times (R*R*C x C), the depth split among blocks since there are few
+//   rows normalize  adds the splits and the bias, then LayerNorm
+#pragma once
+
+#include "cuda/spatial_reduction.cuh"
+
+namespace pvt_kernels::cuda {
+
+struct ReductionForward {
+  ReductionSizes sizes;
+  pvtk_tokens x;
+  const void* weight;  // (R * R * C, C_out)
+  const float *bias, *norm_weight, *norm_bias;
+  float* partials;  // (splits, B * M, C)
+  void* y;
+  float *normalized, *rstd;
+  std::int64_t splits, steps_per_split;
+};
+
+// Grid: a tile of the product and a split a block.
+template <class Atom>
+__global__ void __launch_bounds__(kThreads, 2) reduction_product_kernel(ReductionForward p) {
+  if constexpr (is_compiled<Atom>()) {
+    using T = typename Atom::Type;
+    const ReductionSizes& s = p.sizes;
+    const ProductWork work(s.patches, s.channels);
+    const std::int64_t steps = ceil_div(s.depth, kProductStep);
+    const std::int64_t begin = work.split * p.steps_per_split;
+    const std::int64_t end = begin + p.steps_per_split < steps ? begin + p.steps_per_split : steps;
+    const auto z = Product<Atom, Stored::by_row, Stored::by_row>::tile(
+        Patches<T>(p.x, s), matrix_rows<T>(p.weight, s.depth, s.channels), work.row, work.column,
+        begin, end);
+    write_partial(z, work, p.partials + work.split * s.patches * s.channels, s.patches, s.channels);
+  }
+}
+
+// A warp for each row, which it keeps in shared memory: kWarps * C floats of it. A lane has two
+// adjacent channels of every 64.
+template <class Atom>
+__global__ void __launch_bounds__(kThreads) reduction_normalize_kernel(ReductionForward p) {
+  if constexpr (is_compiled<Atom>()) {
+    using T = typename Atom::Type;
+    const ReductionSizes& s = p.sizes;
+    const std::int64_t row = std::int64_t{blockIdx.x} * kWarps + warp_index();
+    if (row >= s.patches) return;
+    const std::int64_t size = std::int64_t{s.patches} * s.channels;
+    float* z = reinterpret_cast<float*>(shared_memory) + warp_index() * s.channels;
+    const int first = 2 * lane_index(), step = 2 * kWarpSize;
+
+    float sum = 0.0f;
+    for (int c = first; c < s.channels; c += step) {
+      float2 value = ptx::load_global(reinterpret_cast<const float2*>(p.bias + c));
+      for (std::int64_t split = 0; split < p.splits; ++split) {
+        const float2 part = ptx::load_global(
+            reinterpret_cast<const float2*>(p.partials + split * size + row * s.channels + c));
+        value.x += part.x;
+        value.y += part.y;
+      }
+      *reinterpret_cast<float2*>(z + c) = value;
+      sum += value.x + value.y;
+    }
+    const float mean = warp_sum(sum) / s.channels;
+    float squares = 0.0f;
+    for (int c = first; c < s.channels; c += step) {
+      const float2 value = *reinterpret_cast<const float2*>(z + c);
+      squares += (value.x - mean) * (value.x - mean) + (value.y - mean) * (value.y - mean);
+    }
+    const float rstd = 1.0f / sqrtf(warp_sum(squares) / s.channels + s.eps);
+    if (lane_index() == 0) ptx::store_global(p.rstd + row, rstd);
+    for (int c = first; c < s.channels; c += step) {
+      const float2 value = *reinterpret_cast<const float2*>(z + c);
+      const float2 normalized = make_float2((value.x - mean) * rstd, (value.y - mean) * rstd);
+      const float2 gamma = ptx::load_global(reinterpret_cast<const float2*>(p.norm_weight + c));
+      const float2 beta = ptx::load_global(reinterpret_cast<const float2*>(p.norm_bias + c));
+      const std::int64_t index = row * s.channels + c;
+      ptx::store_global(reinterpret_cast<float2*>(p.normalized + index), normalized);
+      ptx::store_global(
+          reinterpret_cast<Pair<T>*>(static_cast<T*>(p.y) + index),
+          round_pair<T>(normalized.x * gamma.x + beta.x, normalized.y * gamma.y + beta.y));
+    }
+  }
+}
+
+}  // namespace pvt_kernels::cuda
