@@ -33,13 +33,16 @@ void check(const pvtk_status& status) {
 }  // namespace
 
 void bind_cuda(py::module_ m) {
-  py::class_<pvtk_heads>(m, "Heads", "A (B, N, heads, d) tensor with adjacent channels.")
+  // local, since the C structs are no types of this module alone
+  const auto local = py::module_local();
+  py::class_<pvtk_heads>(m, "Heads", local, "A (B, N, heads, d) tensor with adjacent channels.")
       .def(py::init([](Address data, std::int64_t batch, std::int64_t token, std::int64_t head) {
              return pvtk_heads{pointer<const void>(data), batch, token, head};
            }),
            "data"_a, "batch_stride"_a, "token_stride"_a, "head_stride"_a);
 
-  py::class_<pvtk_attention>(m, "Attention", "The sizes of a call, its device and its stream.")
+  py::class_<pvtk_attention>(m, "Attention", local,
+                             "The sizes of a call, its device and its stream.")
       .def(py::init([](std::int64_t batch, std::int64_t queries, std::int64_t keys,
                        std::int64_t heads, std::int64_t head_dim, const std::string& dtype,
                        float scale, int device, Address stream) {
@@ -80,13 +83,13 @@ void bind_cuda(py::module_ m) {
       "call"_a, "do"_a, "q"_a, "k"_a, "v"_a, "o"_a, "lse"_a, "dq"_a, "dk"_a, "dv"_a, "workspace"_a,
       py::call_guard<py::gil_scoped_release>(), "See csrc/cuda/launch.h.");
 
-  py::class_<pvtk_tokens>(m, "Tokens", "A (B, N, C) tensor with adjacent channels.")
+  py::class_<pvtk_tokens>(m, "Tokens", local, "A (B, N, C) tensor with adjacent channels.")
       .def(py::init([](Address data, std::int64_t batch, std::int64_t token) {
              return pvtk_tokens{pointer<const void>(data), batch, token};
            }),
            "data"_a, "batch_stride"_a, "token_stride"_a);
 
-  py::class_<pvtk_spatial_reduction>(m, "SpatialReduction",
+  py::class_<pvtk_spatial_reduction>(m, "SpatialReduction", local,
                                      "The sizes of a call, its device and its stream.")
       .def(py::init([](std::int64_t batch, std::int64_t height, std::int64_t width,
                        std::int64_t channels, std::int64_t sr_ratio, const std::string& dtype,

@@ -4,6 +4,7 @@
 #include "build_info.h"
 #include "cpu.h"
 #include "cpu/features.h"
+#include "cuda.h"
 #include "cuda/device.h"
 
 namespace py = pybind11;
@@ -18,6 +19,14 @@ py::dict build_info() {
                   "cuda_archs"_a = info.cuda_archs, "cuda_missing"_a = info.cuda_missing);
 }
 
+py::dict describe(const pvt_kernels::CudaDevice& device) {
+  return py::dict("name"_a = device.name,
+                  "compute_capability"_a = py::make_tuple(device.major, device.minor),
+                  "multiprocessors"_a = device.multiprocessors,
+                  "shared_memory_per_block"_a = device.shared_memory_per_block,
+                  "code"_a = device.code, "code_missing"_a = device.code_missing);
+}
+
 py::list cuda_devices() {
   std::vector<pvt_kernels::CudaDevice> devices;
   {
@@ -25,14 +34,17 @@ py::list cuda_devices() {
     devices = pvt_kernels::cuda_devices();
   }
   py::list result;
-  for (const pvt_kernels::CudaDevice& device : devices) {
-    result.append(py::dict("name"_a = device.name,
-                           "compute_capability"_a = py::make_tuple(device.major, device.minor),
-                           "multiprocessors"_a = device.multiprocessors,
-                           "shared_memory_per_block"_a = device.shared_memory_per_block,
-                           "code"_a = device.code, "code_missing"_a = device.code_missing));
-  }
+  for (const pvt_kernels::CudaDevice& device : devices) result.append(describe(device));
   return result;
+}
+
+py::dict cuda_device(int index) {
+  pvt_kernels::CudaDevice device;
+  {
+    py::gil_scoped_release release;
+    device = pvt_kernels::cuda_device(index);
+  }
+  return describe(device);
 }
 
 }  // namespace
@@ -51,5 +63,9 @@ PYBIND11_MODULE(_C, m) {
         "None) and code_missing (None, or why it runs none). Creates a context on each device. "
         "Raises RuntimeError when built without CUDA, without a driver, or when the CUDA runtime "
         "reports an error.");
+  m.def("cuda_device", &cuda_device, "index"_a,
+        "The same of one device, on which alone it creates a context. Raises RuntimeError also "
+        "when there is no such device.");
   bind_cpu(m.def_submodule("cpu", "The CPU kernels."));
+  bind_cuda(m.def_submodule("cuda", "The CUDA kernels."));
 }

@@ -1,27 +1,19 @@
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 #include <stdexcept>
 
 #include "build_info.h"
 #include "cuda/device.h"
+#include "cuda/runtime.h"
 
 namespace pvt_kernels {
 namespace {
 
+using cuda::check;
+using cuda::CurrentDevice;
+using cuda::describe;
+
 // Compiled for the same architectures as every kernel of the build, so it stands for them all.
 __global__ void probe() {}
-
-std::string describe(cudaError_t error) {
-  return std::string(cudaGetErrorString(error)) + " (" + cudaGetErrorName(error) + ")";
-}
-
-void check(cudaError_t error, const char* call) {
-  if (error == cudaSuccess) return;
-  // Reported here; left in place, it would also fail the next call of another library.
-  cudaGetLastError();
-  throw std::runtime_error(std::string(call) + " failed: " + describe(error));
-}
 
 int device_count() {
   // Without a driver the runtime reports a driver that is too old, which misleads.
@@ -61,21 +53,8 @@ void find_code(CudaDevice& device) {
   device.code = compiled ? machine_code : "compute_" + std::to_string(attributes.ptxVersion);
 }
 
-// Puts the caller's current device back, also when an error is thrown.
-class CurrentDevice {
- public:
-  CurrentDevice() { check(cudaGetDevice(&previous_), "cudaGetDevice"); }
-  ~CurrentDevice() { cudaSetDevice(previous_); }
-  CurrentDevice(const CurrentDevice&) = delete;
-  CurrentDevice& operator=(const CurrentDevice&) = delete;
-
-  void set(int index) { check(cudaSetDevice(index), "cudaSetDevice"); }
-
- private:
-  int previous_ = 0;
-};
-
 CudaDevice inspect(int index) {
+  const CurrentDevice current(index);
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
 
@@ -94,14 +73,16 @@ CudaDevice inspect(int index) {
 std::vector<CudaDevice> cuda_devices() {
   std::vector<CudaDevice> devices;
   const int count = device_count();
-  if (count == 0) return devices;
-
-  CurrentDevice current;
-  for (int index = 0; index < count; ++index) {
-    current.set(index);
-    devices.push_back(inspect(index));
-  }
+  for (int index = 0; index < count; ++index) devices.push_back(inspect(index));
   return devices;
+}
+
+CudaDevice cuda_device(int index) {
+  const int count = device_count();
+  if (index < 0 || index >= count)
+    throw std::runtime_error("there is no CUDA device " + std::to_string(index) + ": " +
+                             std::to_string(count) + " are visible");
+  return inspect(index);
 }
 
 }  // namespace pvt_kernels

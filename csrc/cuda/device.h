@@ -23,4 +23,7 @@ struct CudaDevice {
 // or the CUDA runtime reports an error, for one because no driver is installed.
 std::vector<CudaDevice> cuda_devices();
 
+// One of them; throws std::runtime_error also when there is no such index.
+CudaDevice cuda_device(int index);
+
 }  // namespace pvt_kernels

@@ -53,17 +53,17 @@ class Product {
   }
 };
 
-// Which tile of a product a block computes, and which share of the depth: blocks are numbered
-// along rows, then columns, then splits.
+// Which tile of a product a block computes, and which share of the depth. Blocks are numbered along
+// columns first: those that run at the same time read the same rows, of the larger operand.
 struct ProductWork {
   std::int64_t row, column, split;
 
   __device__ ProductWork(std::int64_t rows, std::int64_t columns) {
     const std::int64_t row_tiles = ceil_div(rows, kProductRows);
     const std::int64_t column_tiles = ceil_div(columns, kProductColumns);
-    row = blockIdx.x % row_tiles * kProductRows;
-    column = blockIdx.x / row_tiles % column_tiles * kProductColumns;
-    split = blockIdx.x / row_tiles / column_tiles;
+    column = blockIdx.x % column_tiles * kProductColumns;
+    row = blockIdx.x / column_tiles % row_tiles * kProductRows;
+    split = blockIdx.x / column_tiles / row_tiles;
   }
 };
 

@@ -38,13 +38,13 @@ pvtk_status report(const char* function, F f) noexcept {
 // Puts the caller's current device back, also when an error is thrown.
 class CurrentDevice {
  public:
-  CurrentDevice() { check(cudaGetDevice(&previous_), "cudaGetDevice"); }
-  explicit CurrentDevice(int index) : CurrentDevice() { set(index); }
+  explicit CurrentDevice(int index) {
+    check(cudaGetDevice(&previous_), "cudaGetDevice");
+    check(cudaSetDevice(index), "cudaSetDevice");
+  }
   ~CurrentDevice() { cudaSetDevice(previous_); }
   CurrentDevice(const CurrentDevice&) = delete;
   CurrentDevice& operator=(const CurrentDevice&) = delete;
-
-  void set(int index) { check(cudaSetDevice(index), "cudaSetDevice"); }
 
  private:
   int previous_ = 0;

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from pvt_kernels._C import cpu_features
 from pvt_kernels.backends.base import Backend, Inputs, describe
 from pvt_kernels.backends.cpu import CpuBackend
+from pvt_kernels.backends.cuda import CudaBackend
 from pvt_kernels.backends.reference import ReferenceBackend
 from pvt_kernels.backends.sdpa import SdpaBackend
 
@@ -23,7 +24,7 @@ BACKEND_NAMES = ("cuda", "triton", "cpu", "sdpa", "reference")
 # the backends that are PyTorch's and not this package's kernels
 PYTORCH_NAMES = ("sdpa", "reference")
 BACKENDS: dict[str, Backend] = {
-    b.name: b for b in (CpuBackend(), SdpaBackend(), ReferenceBackend())
+    b.name: b for b in (CudaBackend(), CpuBackend(), SdpaBackend(), ReferenceBackend())
 }
 
 _ENVIRONMENT_VARIABLE = "PVT_KERNELS_BACKEND"

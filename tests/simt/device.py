@@ -7,9 +7,9 @@ import pickle
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -52,57 +52,67 @@ def build() -> Path:
     return BUILD
 
 
-@dataclass
-class Device:
-    """Runs `forward` and `backward` of an op's cuda.py on CPU tensors."""
-
-    worker: subprocess.Popen
-    log: tempfile._TemporaryFileWrapper
-    arch: int = 80
-    multiprocessors: int = 4
-    seed: int = 0
-    counters: dict[str, int] = field(default_factory=dict)
-
-    def run(self, op: str, function: str, *arguments: object) -> object:
-        settings = {
-            "arch": self.arch,
-            "multiprocessors": self.multiprocessors,
-            "shared_memory_per_block": SHARED_MEMORY[self.arch],
-            "seed": self.seed,
-        }
-        try:
-            pickle.dump((settings, op, function, arguments), self.worker.stdin)
-            self.worker.stdin.flush()
-            result, self.counters = pickle.load(self.worker.stdout)
-        except (EOFError, BrokenPipeError):
-            self.worker.wait()
-            self.log.seek(0)
-            pytest.fail("the kernels ended their process:\n" + self.log.read().decode())
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-
 def library(name: str) -> str:
     compiler = os.environ.get("CXX", "c++")
     command = [compiler, f"-print-file-name={name}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def start() -> Device:
-    folder = build()
-    environment = os.environ | {
-        # both before Python: AddressSanitizer looks for the functions of exceptions at the start
-        "LD_PRELOAD": f"{library('libasan.so')} {library('libstdc++.so.6')}",
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    }
-    log = tempfile.TemporaryFile()
-    worker = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("worker.py")), str(folder)],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-    )
-    return Device(worker, log)
+class Worker:
+    """The process that the kernels run in; what it says on stderr goes to `log`."""
+
+    def __init__(self, log: IO[bytes]) -> None:
+        folders = [str(ROOT), str(build()), os.environ.get("PYTHONPATH", "")]
+        environment = os.environ | {
+            # both before Python: AddressSanitizer looks for the functions of exceptions first
+            "LD_PRELOAD": f"{library('libasan.so')} {library('libstdc++.so.6')}",
+            "ASAN_OPTIONS": "detect_leaks=0",
+            "PYTHONPATH": os.pathsep.join(folders),
+        }
+        self.log = log
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("worker.py"))],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
+
+    def call(self, request: object) -> object:
+        try:
+            pickle.dump(request, self.process.stdin)
+            self.process.stdin.flush()
+            return pickle.load(self.process.stdout)
+        except (EOFError, BrokenPipeError):
+            self.process.wait()
+            self.log.seek(0)
+            pytest.fail("the kernels ended their process:\n" + self.log.read().decode())
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+@dataclass
+class Device:
+    """Runs functions of the package on CPU tensors, with the CUDA backend forced."""
+
+    worker: Worker
+    arch: int = 80
+    multiprocessors: int = 4
+    seed: int = 0
+    # what the last call loaded and stored, by the names of simt.h
+    counters: dict[str, int] = field(default_factory=dict)
+
+    def run(self, function: str, *arguments: object) -> object:
+        """`function` is a dotted name; what it raises is raised here."""
+        settings = {
+            "arch": self.arch,
+            "multiprocessors": self.multiprocessors,
+            "shared_memory_per_block": SHARED_MEMORY[self.arch],
+            "seed": self.seed,
+        }
+        result, self.counters = self.worker.call((settings, function, arguments))
+        if isinstance(result, Exception):
+            raise result
+        return result

@@ -1,13 +1,17 @@
 """The CUDA attention kernels, run on the CPU, against the definition in fp64."""
 
+import math
+
 import pytest
 import torch
 
 from pvt_kernels.ops.attention import reference
 
-from ..error_budget import check_error_budget, samples_for_a_ratio
+from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
 from ..ops.test_attention import random_inputs
 from .device import ARCH_DTYPES
+
+CUDA = "pvt_kernels.ops.attention.cuda"
 
 # (B, N, M, heads, d): whole tiles of queries and keys, one row more, one row less, a single query
 SHAPES = (
@@ -27,13 +31,13 @@ def on(device, scale):
     class Attention(torch.autograd.Function):
         @staticmethod
         def forward(ctx, q, k, v):
-            o, lse = device.run("attention", "forward", q, k, v, scale)
+            o, lse = device.run(f"{CUDA}.forward", q, k, v, scale)
             ctx.save_for_backward(q, k, v, o, lse)
             return o
 
         @staticmethod
         def backward(ctx, do):
-            return device.run("attention", "backward", do, *ctx.saved_tensors, scale)
+            return device.run(f"{CUDA}.backward", do, *ctx.saved_tensors, scale)
 
     return Attention.apply
 
@@ -58,3 +62,125 @@ def test_error_budget(device, arch, dtype, shape):
     device.arch = arch
     device.seed = sum(shape)
     check_against_oracle(device, *shape, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_error_budget_where_few_keys_dominate(device, dtype):
+    check_against_oracle(device, 1, 64, 48, 2, 32, dtype=dtype, scale=0.5, spread=8.0)
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 8, 100])
+def test_any_number_of_splits(device, multiprocessors):
+    device.multiprocessors = multiprocessors
+    check_against_oracle(device, 1, 260, 40, 1, 32, dtype=torch.float16)
+
+
+@pytest.mark.parametrize(("arch", "dtype"), ARCH_DTYPES, ids=str)
+def test_the_order_of_the_threads_does_not_matter(device, arch, dtype):
+    """A missing barrier would show: whether a value is there would depend on the order."""
+    device.arch = arch
+    inputs, do = random_inputs(1, 70, 75, 2, 32, dtype=dtype), torch.randn(1, 70, 2, 32)
+    results = []
+    for device.seed in range(4):
+        results.append(with_gradients(on(device, 0.2), inputs, do))
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+def test_lse_is_the_natural_logarithm(device):
+    q, k, v = random_inputs(2, 70, 40, 2, 16)
+    _, lse = device.run(f"{CUDA}.forward", q, k, v, -0.3)
+    scores = torch.einsum("bnhd,bmhd->bhnm", q.double(), k.double()) * -0.3
+    torch.testing.assert_close(lse, scores.exp().sum(-1).log().float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_inputs_of_any_strides_and_addresses(device, dtype):
+    q, k, v = random_inputs(2, 12, 6, 2, 8, dtype=dtype)
+    strided = (
+        q.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0),
+        # rows that begin at odd addresses
+        torch.cat((k, k[..., :1]), dim=-1)[..., :8],
+        torch.cat((torch.zeros(1, dtype=dtype), v.flatten()))[1:].view(v.shape),
+    )
+    do = torch.randn(2, 1, 1, 1).expand(2, 12, 2, 8)
+    expected = with_gradients(on(device, 0.3), (q, k, v), do.contiguous())
+    actual = with_gradients(on(device, 0.3), strided, do)
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+
+
+def test_scores_of_ten_thousand_stay_finite(device):
+    q, k, v = random_inputs(1, 16, 9, 2, 16)
+    outputs = with_gradients(on(device, 1e4), (q, k, v), torch.randn(1, 16, 2, 16))
+    assert all(t.isfinite().all() for t in outputs)
+    best = torch.einsum("bnhd,bmhd->bhnm", q, k).argmax(-1)
+    picked = v.transpose(1, 2).gather(2, best.unsqueeze(-1).expand(-1, -1, -1, 16))
+    torch.testing.assert_close(outputs[0], picked.transpose(1, 2))
+
+
+def test_keys_that_are_not_there_count_for_nothing_where_all_scores_are_low(device):
+    # an absent key's score would be 0, and its exponential relative to the others infinite
+    q, k, v = (t.abs() + 1 for t in random_inputs(1, 20, 5, 1, 8))
+    check = with_gradients(on(device, -1e3), (q, k, v), torch.randn(1, 20, 1, 8))
+    assert all(t.isfinite().all() for t in check)
+
+
+def test_nan_in_a_query_stays_in_its_row(device):
+    q, k, v = random_inputs(1, 60, 70, 1, 16)
+    expected, _ = device.run(f"{CUDA}.forward", q, k, v, 0.25)
+    q[0, 50, 0, 3] = float("nan")
+    actual, _ = device.run(f"{CUDA}.forward", q, k, v, 0.25)
+    assert actual[0, 50].isnan().all()
+    actual[0, 50] = expected[0, 50]
+    assert torch.equal(actual, expected)
+
+
+def test_an_empty_batch_gives_empty_results(device):
+    q, k, v = random_inputs(0, 6, 4, 2, 8)
+    shapes = [t.shape for t in with_gradients(on(device, 1.0), (q, k, v), torch.empty(0, 6, 2, 8))]
+    assert shapes == [(0, 6, 2, 8), (0, 6, 2, 8), (0, 4, 2, 8), (0, 4, 2, 8)]
+
+
+@pytest.mark.parametrize("head_dim", [12, 136])
+def test_a_head_dim_that_does_not_fit_is_refused(device, head_dim):
+    accepted = rf"head_dim must be a multiple of 8 up to 128, got {head_dim}"
+    with pytest.raises(ValueError, match=accepted):
+        device.run(f"{CUDA}.forward", *random_inputs(1, 4, 4, 1, head_dim), 1.0)
+
+
+def test_bfloat16_is_refused_before_8_0(device):
+    device.arch = 75
+    inputs = random_inputs(1, 4, 4, 1, 8, dtype=torch.bfloat16)
+    with pytest.raises(RuntimeError, match=r"needs .* 8\.0 .* 7\.5: use float16 or float32"):
+        device.run(f"{CUDA}.forward", *inputs, 1.0)
+
+
+@pytest.mark.parametrize(("arch", "dtype"), ARCH_DTYPES, ids=str)
+def test_bytes_moved_and_bank_conflicts(device, arch, dtype):
+    """Every byte once, but for K and V, which every tile of 64 queries reads."""
+    B, N, M, heads, d = 2, 300, 90, 2, 64
+    device.arch = arch
+    q, k, v = random_inputs(B, N, M, heads, d, dtype=dtype)
+    size = q.element_size()
+    queries, keys = B * N * heads * d * size, B * M * heads * d * size
+    rows = B * heads * N * 4
+
+    o, lse = device.run(f"{CUDA}.forward", q, k, v, 0.1)
+    assert device.counters["loaded"] == queries + math.ceil(N / 64) * 2 * keys
+    assert device.counters["stored"] == queries + rows
+    assert device.counters["bank_conflicts"] == 0
+    assert (device.counters["matrices_loaded"] > 0) == (arch > 70)
+
+    device.run(f"{CUDA}.backward", torch.randn_like(q), q, k, v, o, lse, 0.1)
+    assert device.counters["bank_conflicts"] == 0
+    key_tiles, step = math.ceil(M / 64), 32
+    splits = math.ceil(
+        math.ceil(N / step) / math.ceil(N / step / (4 * 4 / (key_tiles * B * heads)))
+    )
+    partials = splits * 2 * B * M * heads * d * 4
+    # delta reads o and do; dq reads q and do, lse and delta of 4 lanes a row and the keys again for
+    # each tile; dk and dv reads the keys for each split and the queries for each tile of keys
+    loaded = 2 * queries + (2 * queries + 4 * 2 * rows) + math.ceil(N / 64) * 2 * keys
+    loaded += splits * 2 * keys + key_tiles * (2 * queries + 2 * rows) + partials
+    assert device.counters["loaded"] == loaded
+    assert device.counters["stored"] == rows + queries + partials + 2 * keys

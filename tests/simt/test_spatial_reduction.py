@@ -1,13 +1,17 @@
 """The CUDA kernels of the spatial reduction, run on the CPU, against the definition in fp64."""
 
+import math
+
 import pytest
 import torch
 
 from pvt_kernels.ops.spatial_reduction import reference
 
-from ..error_budget import check_error_budget, samples_for_a_ratio
-from ..ops.test_spatial_reduction import EPS, NAMES, at_size, random_inputs
+from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
+from ..ops.test_spatial_reduction import NAMES, at_size, random_inputs
 from .device import ARCH_DTYPES
+
+CUDA = "pvt_kernels.ops.spatial_reduction.cuda"
 
 # (B, H, W, C, R): divisible, with rows and columns left over, one patch an image, no reduction,
 # several tiles of channels
@@ -27,7 +31,7 @@ def on(device):
         @staticmethod
         def forward(ctx, x, H, W, weight, bias, norm_weight, norm_bias, eps):
             arguments = (x, H, W, weight, bias, norm_weight, norm_bias, eps)
-            y, normalized, rstd = device.run("spatial_reduction", "forward", *arguments)
+            y, normalized, rstd = device.run(f"{CUDA}.forward", *arguments)
             ctx.save_for_backward(weight, norm_weight, normalized, rstd)
             ctx.x, ctx.H, ctx.W = x, H, W
             return y
@@ -35,7 +39,7 @@ def on(device):
         @staticmethod
         def backward(ctx, dy):
             dx, *dparameters = device.run(
-                "spatial_reduction", "backward", dy, ctx.x, ctx.H, ctx.W, *ctx.saved_tensors
+                f"{CUDA}.backward", dy, ctx.x, ctx.H, ctx.W, *ctx.saved_tensors
             )
             return dx, None, None, *dparameters, None
 
@@ -58,3 +62,74 @@ def test_error_budget(device, arch, dtype, shape):
     device.arch = arch
     device.seed = sum(shape)
     check_against_oracle(device, *shape, dtype)
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 8, 100])
+def test_any_number_of_splits(device, multiprocessors):
+    device.multiprocessors = multiprocessors
+    check_against_oracle(device, 4, 24, 40, 16, 8, torch.float16)
+
+
+@pytest.mark.parametrize(("arch", "dtype"), ARCH_DTYPES, ids=str)
+def test_the_order_of_the_threads_does_not_matter(device, arch, dtype):
+    device.arch = arch
+    inputs, dy = random_inputs(2, 9, 13, 24, 2, dtype), torch.randn(2, 24, 24)
+    results = []
+    for device.seed in range(4):
+        results.append(with_gradients(at_size(on(device), 9, 13), inputs, dy))
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+def test_tokens_of_no_patch_get_no_gradient(device):
+    inputs, dy = random_inputs(2, 7, 8, 16, 3), torch.randn(2, 4, 16)
+    dx = with_gradients(at_size(on(device), 7, 8), inputs, dy)[1].view(2, 7, 8, 16)
+    assert dx[:, 6:].eq(0).all()
+    assert dx[:, :, 6:].eq(0).all()
+    assert dx[:, :6, :6].ne(0).all()
+
+
+def test_inputs_of_any_strides_and_addresses(device):
+    x, *parameters = random_inputs(2, 6, 8, 16, 2)
+    op, dy = at_size(on(device), 6, 8), torch.randn(2, 1, 1).expand(2, 12, 16)
+    expected = with_gradients(op, (x, *parameters), dy.contiguous())
+    for strided in (x.transpose(1, 2).contiguous().transpose(1, 2), torch.cat((x, x), 2)[..., 16:]):
+        assert not strided.is_contiguous()
+        actual = with_gradients(op, (strided, *parameters), dy)
+        assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+
+
+def test_an_empty_batch_gives_empty_results_and_zeros(device):
+    inputs = random_inputs(0, 6, 8, 16, 2)
+    y, dx, *dparameters = with_gradients(at_size(on(device), 6, 8), inputs, torch.empty(0, 12, 16))
+    assert y.shape == (0, 12, 16)
+    assert dx.shape == (0, 48, 16)
+    assert all(t.eq(0).all() for t in dparameters)
+
+
+def test_channels_that_do_not_fit_are_refused(device):
+    with pytest.raises(ValueError, match=r"channels must be a multiple of 8 up to 4096, got 12"):
+        with_gradients(
+            at_size(on(device), 2, 2), random_inputs(1, 2, 2, 12, 2), torch.ones(1, 1, 12)
+        )
+
+
+@pytest.mark.parametrize(("arch", "dtype"), ARCH_DTYPES, ids=str)
+def test_bytes_moved_and_bank_conflicts(device, arch, dtype):
+    """x once, the weight once for every 64 patches, the partial sums of each split twice."""
+    B, H, W, C, R = 2, 24, 40, 64, 4
+    device.arch = arch
+    patches, depth = B * (H // R) * (W // R), R * R * C
+    # 32 steps of the depth in shares of 3, where 12 splits would give two waves
+    splits = 11
+    x, *parameters = random_inputs(B, H, W, C, R, dtype)
+    y, normalized, rstd = device.run(f"{CUDA}.forward", x, H, W, *parameters, 1e-5)
+    weight, row = depth * C * x.element_size(), C * 4
+    partials = splits * patches * row
+    loaded = x.nbytes + math.ceil(patches / 64) * weight + partials + patches * 3 * row
+    assert device.counters["loaded"] == loaded
+    assert device.counters["stored"] == partials + y.nbytes + normalized.nbytes + rstd.nbytes
+    assert device.counters["bank_conflicts"] == 0
+    assert (device.counters["matrices_loaded"] > 0) == (arch > 70)
+    device.run(f"{CUDA}.backward", y, x, H, W, parameters[0], parameters[2], normalized, rstd)
+    assert device.counters["bank_conflicts"] == 0

@@ -1,0 +1,18 @@
+"""A layer on the CUDA backend: through the operators and their autograd, down to the kernels."""
+
+import pytest
+import torch
+
+from pvt_kernels import use_backend
+
+from . import layer
+
+
+@pytest.mark.parametrize("sr_ratio", [1, 2])
+def test_a_layer_gives_what_the_reference_does(device, sr_ratio):
+    sizes = (16, 2, sr_ratio, 6, 9)
+    actual = device.run("tests.simt.layer.with_gradients", *sizes)
+    assert device.counters["loaded"] > 0
+    with use_backend("reference"):
+        expected = layer.with_gradients(*sizes)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
