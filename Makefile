@@ -2,7 +2,8 @@ PYTHON ?= python3
 
 python := .venv/bin/python
 installed := .venv/installed
-cpp_files := $(shell find csrc python tests/csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+cpp_files := $(shell find csrc python tests/csrc tests/simt -name '*.h' -o -name '*.cpp' \
+	-o -name '*.cu' -o -name '*.cuh')
 build_files := setup.py CMakeLists.txt $(shell find csrc python -type f)
 
 help:  ## list the targets
@@ -18,6 +19,10 @@ sanitize: $(installed)  ## run the CPU kernels on random shapes under ASan and U
 		-DCMAKE_MAKE_PROGRAM=$(abspath .venv/bin/ninja)
 	.venv/bin/cmake --build build/sanitize
 	build/sanitize/fuzz_cpu
+
+cubins: $(installed)  ## print registers, shared memory and occupancy of the CUDA kernels
+	$(python) -m pytest tests/simt/test_compile_matrix.py
+	cat build/compile_matrix.md
 
 bench: $(installed)  ## run the benchmark's quick form
 	$(python) -m pvt_kernels bench --quick
@@ -45,4 +50,4 @@ $(installed): pyproject.toml $(build_files)
 	$(python) -m pip install --editable '.[dev]'
 	touch $@
 
-.PHONY: help venv test sanitize bench bench-full lint format clean
+.PHONY: help venv test sanitize cubins bench bench-full lint format clean

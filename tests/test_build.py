@@ -1,5 +1,6 @@
 """The compiled module, what it says about itself, and how the build chooses CUDA."""
 
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -138,9 +139,9 @@ def configure(tmp_path):
     if ninja is None:
         pytest.skip("ninja is not installed here: pip install ninja")
 
-    def run(**environment: str) -> subprocess.CompletedProcess:
+    def run(source: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
         command = [
-            *(Path(cmake.CMAKE_BIN_DIR, "cmake"), "-S", ROOT, "-B", tmp_path, "-G", "Ninja"),
+            *(Path(cmake.CMAKE_BIN_DIR, "cmake"), "-S", source, "-B", tmp_path, "-G", "Ninja"),
             f"-DCMAKE_MAKE_PROGRAM={ninja}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
@@ -209,3 +210,28 @@ def test_nvcc_that_cannot_compile_is_an_error_with_a_way_out(configure, fake_nvc
     message = words(run.stdout)
     assert "nvcc was found but cannot compile: unsupported host compiler" in message
     assert "set PVT_KERNELS_CUDA_ARCHS=none to build without CUDA" in message
+
+
+@pytest.mark.skipif(_C.build_info()["cuda"] is None, reason="built without CUDA")
+def test_the_kernels_build_alone_as_a_library_of_c_functions(configure, tmp_path):
+    # machine code for one architecture, to be quick
+    arch = _C.build_info()["cuda_archs"][0].removeprefix("sm_")
+    run = configure(source=ROOT / "csrc" / "cuda", PVT_KERNELS_CUDA_ARCHS=arch)
+    assert run.returncode == 0, run.stdout
+    cmake = importlib.import_module("cmake")
+    subprocess.run([Path(cmake.CMAKE_BIN_DIR, "cmake"), "--build", tmp_path], check=True)
+    program = f"""
+import ctypes
+
+class Status(ctypes.Structure):
+    _fields_ = [("code", ctypes.c_int), ("message", ctypes.c_char * 252)]
+
+library = ctypes.CDLL({str(tmp_path / "libpvtk_cuda.so")!r})
+library.pvtk_attention_backward_workspace.restype = Status
+# a call whose batch, queries and all else are 0
+call, size = ctypes.create_string_buffer(128), ctypes.c_size_t()
+status = library.pvtk_attention_backward_workspace(call, ctypes.byref(size))
+print(status.code, status.message.decode())
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout == "1 attention_backward_workspace: queries must be at least 1, got 0\n"

@@ -13,15 +13,18 @@ constexpr float kLn2 = 0.6931471805599453f;
 // Rows of queries or keys that a block keeps, 16 for each warp.
 constexpr int kBlockRows = kWarps * kWarpRows;
 
-// Rows of keys or queries that pass by at a time: as many as leave room for a second block on a
-// V100, in its 96 KB and in its registers.
-template <class T>
+// Rows of keys or queries that pass by at a time: as many as leave room for a second block of a
+// head dim up to 64 in the registers and the shared memory of a V100 (96 KB), and for one of
+// compute capability 8.6 (100 KB), where tiles are buffered twice. 128 has to do with one block.
+template <class Atom>
 __host__ __device__ constexpr int forward_step(int D) {
-  return sizeof(T) == 2 ? (D <= 64 ? 64 : 32) : 2048 / D;
+  if (sizeof(typename Atom::Type) == 4) return 2048 / D;
+  return D <= (Atom::kCopiesAsync ? 32 : 64) ? 64 : 32;
 }
 template <class T>
 __host__ __device__ constexpr int backward_step(int D) {
-  return D <= 64 ? 32 : 32 / sizeof(T);
+  if (sizeof(T) == 4) return 1024 / D;
+  return D <= 64 ? 32 : 16;
 }
 
 struct AttentionSizes {

@@ -16,7 +16,7 @@ struct AttentionForward {
 template <class Atom, int D>
 struct ForwardMemory {
   using T = typename Atom::Type;
-  static constexpr int kKeys = forward_step<T>(D);
+  static constexpr int kKeys = forward_step<Atom>(D);
   using QueryTile = TileCopy<T, kBlockRows, D, false>;
   static constexpr int kStride = QueryTile::kStride;
   using KeyTile = TileCopy<T, kKeys, D, Atom::kCopiesAsync>;

@@ -173,7 +173,7 @@ def test_bytes_moved_and_bank_conflicts(device, arch, dtype):
 
     device.run(f"{CUDA}.backward", torch.randn_like(q), q, k, v, o, lse, 0.1)
     assert device.counters["bank_conflicts"] == 0
-    key_tiles, step = math.ceil(M / 64), 32
+    key_tiles, step = math.ceil(M / 64), 32 if size == 2 else 16
     splits = math.ceil(
         math.ceil(N / step) / math.ceil(N / step / (4 * 4 / (key_tiles * B * heads)))
     )

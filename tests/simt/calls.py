@@ -1,0 +1,27 @@
+"""What the worker is asked to run, by dotted names."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pvt_kernels import _C, SRAttention
+
+
+def layer_with_gradients(dim: int, heads: int, sr_ratio: int, H: int, W: int) -> list[Tensor]:
+    """The output of a layer on random tokens, and the gradients of all that it depends on."""
+    torch.manual_seed(0)
+    layer = SRAttention(dim, heads, qkv_bias=True, sr_ratio=sr_ratio)
+    x = torch.randn(2, H * W, dim, requires_grad=True)
+    out = layer(x, H, W)
+    return [out.detach(), *torch.autograd.grad(out.sin().sum(), [x, *layer.parameters()])]
+
+
+def backward_workspace(
+    batch: int, queries: int, keys: int, heads: int, head_dim: int, dtype: str
+) -> int:
+    """Bytes, on the device that the worker has."""
+    call = _C.cuda.Attention(
+        batch, queries, keys, heads, head_dim, dtype, scale=1.0, device=0, stream=0
+    )
+    return _C.cuda.attention_backward_workspace(call)
