@@ -39,7 +39,8 @@ typedef struct {
 
 typedef struct {
   int64_t batch, queries, keys, heads;
-  int64_t head_dim;  // a multiple of 8, up to 128
+  int64_t head_dim;  // a multiple of 8, up to 128; the backward of more than 64 in float32 needs
+                     // devices with 78 KB of shared memory for a block: not 7.5
   pvtk_dtype dtype;  // bfloat16 from compute capability 8.0 on
   float scale;
   int device;    // index in the CUDA runtime's order

@@ -8,6 +8,14 @@ namespace {
 // Compiled for the same architectures as every kernel of the build, so it stands for them all.
 __global__ void probe(int) {}
 
+// Of the current device.
+int attribute(cudaDeviceAttr which) {
+  int device = 0, value = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
 }  // namespace
 
 std::string describe(cudaError_t error) {
@@ -43,12 +51,18 @@ int code_arch() {
   return attributes.ptxVersion;
 }
 
-int multiprocessors() {
-  int device = 0, count = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
-        "cudaDeviceGetAttribute");
-  return count;
+int multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }
+
+void check_launch(std::int64_t blocks, int shared_bytes) {
+  if (blocks > std::numeric_limits<std::int32_t>::max())
+    throw Refusal(PVTK_NOT_SUPPORTED, "the call needs " + std::to_string(blocks) +
+                                          " blocks of threads; a grid has at most 2^31 - 1");
+  const int limit = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  if (shared_bytes > limit)
+    throw Refusal(PVTK_NOT_SUPPORTED, "the call needs " + std::to_string(shared_bytes) +
+                                          " bytes of shared memory for a block, and the device "
+                                          "has " +
+                                          std::to_string(limit));
 }
 
 }  // namespace pvt_kernels::cuda

@@ -57,13 +57,14 @@ int code_arch();
 // Of the current device.
 int multiprocessors();
 
+// Refuses what the current device lacks: a block's shared memory, so many blocks.
+void check_launch(std::int64_t blocks, int shared_bytes);
+
 template <class P>
 void launch(void (*kernel)(P), std::int64_t blocks, int threads, int shared_bytes, void* stream,
             P parameters) {
   if (blocks == 0) return;
-  if (blocks > std::numeric_limits<std::int32_t>::max())
-    throw Refusal(PVTK_NOT_SUPPORTED, "the call needs " + std::to_string(blocks) +
-                                          " blocks of threads; a grid has at most 2^31 - 1");
+  check_launch(blocks, shared_bytes);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
         "cudaFuncSetAttribute");
   void* arguments[] = {&parameters};

@@ -13,6 +13,8 @@ from pvt_kernels.ops.spatial_reduction import cuda as spatial_reduction
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_HEAD_DIM = 128
 MAX_CHANNELS = 4096
+# bytes for a block of the backward
+WIDE_FLOAT32_SHARED_MEMORY = 79232
 
 
 class CudaBackend(Backend):
@@ -28,7 +30,7 @@ class CudaBackend(Backend):
         if inputs.device.type != "cuda" or torch.version.cuda is None:
             reasons.append(f"the device is {inputs.device}, not an NVIDIA GPU")
         elif not missing:
-            reasons += _device_reasons(inputs.device, inputs.dtype)
+            reasons += _device_reasons(inputs)
         if inputs.dtype not in DTYPES:
             names = ", ".join(str(dtype) for dtype in DTYPES)
             reasons.append(f"the dtype is {inputs.dtype}, not one of {names}")
@@ -47,8 +49,9 @@ def _size_reasons(name: str, size: int, largest: int) -> list[str]:
     return [f"{name} is {size}, no multiple of 8 up to {largest}"]
 
 
-def _device_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
-    index = torch.cuda.current_device() if device.index is None else device.index
+def _device_reasons(inputs: Inputs) -> list[str]:
+    index = inputs.device.index
+    index = torch.cuda.current_device() if index is None else index
     try:
         facts = _inspect(index)
     except RuntimeError as error:
@@ -65,7 +68,14 @@ def _device_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
             f"{gpu}, and runs none of the code in this build ({archs}): install {toolkit} and "
             f"build again with {rebuild} ({facts['code_missing']})"
         ]
-    if dtype == torch.bfloat16 and int(facts["code"].split("_")[1]) < 80:
+    wide = isinstance(inputs, AttentionInputs) and inputs.head_dim > 64
+    shared_memory = facts["shared_memory_per_block"]
+    if wide and inputs.dtype == torch.float32 and shared_memory < WIDE_FLOAT32_SHARED_MEMORY:
+        return [
+            f"the {facts['name']} has {shared_memory} bytes of shared memory for a block, and "
+            f"float32 with a head_dim above 64 needs {WIDE_FLOAT32_SHARED_MEMORY}"
+        ]
+    if inputs.dtype == torch.bfloat16 and int(facts["code"].split("_")[1]) < 80:
         if major < 8:
             return [f"{gpu}, and bfloat16 needs 8.0 or newer: use float16 or float32"]
         return [

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from pvt_kernels.backends.cuda import WIDE_FLOAT32_SHARED_MEMORY
 from pvt_kernels.ops.attention import reference
 
 from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
@@ -153,6 +154,15 @@ def test_bfloat16_is_refused_before_8_0(device):
     inputs = random_inputs(1, 4, 4, 1, 8, dtype=torch.bfloat16)
     with pytest.raises(RuntimeError, match=r"needs .* 8\.0 .* 7\.5: use float16 or float32"):
         device.run(f"{CUDA}.forward", *inputs, 1.0)
+
+
+def test_what_needs_too_much_shared_memory_is_refused(device):
+    device.arch = 75
+    q, k, v = random_inputs(1, 4, 4, 1, 128)
+    o, lse = device.run(f"{CUDA}.forward", q, k, v, 1.0)
+    needed = rf"{WIDE_FLOAT32_SHARED_MEMORY} bytes of shared memory for a block.* has 65536"
+    with pytest.raises(RuntimeError, match=needed):
+        device.run(f"{CUDA}.backward", torch.ones_like(q), q, k, v, o, lse, 1.0)
 
 
 @pytest.mark.parametrize(("arch", "dtype"), ARCH_DTYPES, ids=str)

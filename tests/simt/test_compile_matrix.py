@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from pvt_kernels import _C
+from pvt_kernels.backends.cuda import WIDE_FLOAT32_SHARED_MEMORY
 
 from .device import ROOT, SHARED_MEMORY
 
@@ -65,7 +66,6 @@ class Compiled:
     width: int | None
     registers: int
     stack: int
-    tensor_core_instructions: int | None = None
 
     def blocks(self, shared: int) -> int:
         """That a multiprocessor holds."""
@@ -244,6 +244,10 @@ def check(compiled: list[Compiled], shared_bytes: dict, table: list[str]) -> Non
         assert c.stack == 0, f"{c}: spills, or an array in local memory"
         limit = SHARED_MEMORY[max(arch for arch in SHARED_MEMORY if arch <= c.arch)]
         limit = min(limit, ARCHS[c.arch].shared - ARCHS[c.arch].reserved)
+        if c.arch == 75 and c.atom == "Simt" and c.width == 128 and "attention_d" in c.kernel:
+            # refused by the launchers and by the backend
+            assert shared == WIDE_FLOAT32_SHARED_MEMORY
+            continue
         assert shared <= limit, f"{c}: {shared} bytes of shared memory, of {limit}"
         assert blocks >= intended_blocks(c), f"{c}: {blocks} blocks with {shared} bytes"
 

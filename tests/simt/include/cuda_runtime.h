@@ -73,7 +73,7 @@ inline float __shfl_xor_sync(unsigned mask, float value, int lane_mask) {
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidDevice = 101 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
 using cudaStream_t = struct CUstream_st*;
 
 struct cudaFuncAttributes {
@@ -93,8 +93,10 @@ inline cudaError_t cudaSetDevice(int device) {
   return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
 }
 
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = simt::settings.multiprocessors;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount
+               ? simt::settings.multiprocessors
+               : static_cast<int>(simt::settings.shared_memory_per_block);
   return cudaSuccess;
 }
 
