@@ -11,9 +11,9 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from pvt_kernels import SRAttention, use_backend
-from pvt_kernels.backends.registry import BACKENDS
 
 from .error_budget import check_error_budget, samples_for_a_ratio
+from .ops.cases import BACKEND_PARAMS
 from .published import sra
 
 # name: constructor arguments, H, W, N: reduced, with rows and columns left over, not reduced with
@@ -62,7 +62,7 @@ def functional(forward, layer, H, W):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
 def test_error_budget_against_the_published_formula(backend, name, dtype):
     layer, H, W, N = make(name, dtype)
 
@@ -142,7 +142,7 @@ def test_timm_attention_has_the_same_output(name):
 
 @pytest.mark.parametrize("batch", [0, 1])
 @pytest.mark.parametrize("name", ["odd", "class_token", "linear"])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
 def test_batches_of_none_and_one(backend, name, batch):
     layer, H, W, N = make(name)
     x = torch.randn(2, N, layer.dim)[:batch].requires_grad_()
@@ -156,7 +156,7 @@ def test_batches_of_none_and_one(backend, name, batch):
 
 
 @pytest.mark.parametrize("name", ["odd", "class_token", "linear"])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
 def test_tokens_born_channels_first_and_channels_last(backend, name):
     layer, H, W, N = make(name)
     image = torch.randn(2, layer.dim, N)
@@ -177,7 +177,7 @@ def test_channels_last_convolution_output():
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
 def test_autocast(backend, name):
     layer, H, W, N = make(name)
     x = torch.randn(2, N, layer.dim, requires_grad=True)
@@ -195,7 +195,7 @@ def test_autocast(backend, name):
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
 def test_compiles_without_graph_breaks(backend, name):
     torch.compiler.reset()
     layer, H, W, N = make(name)
@@ -209,7 +209,7 @@ def test_compiles_without_graph_breaks(backend, name):
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
 def test_compiles_once_for_many_sizes(backend):
     torch.compiler.reset()
     layer, *_ = make("odd")
@@ -247,7 +247,7 @@ def test_compiles_under_autocast():
         torch.testing.assert_close(compiled, layer(x, H, W))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
 def test_gradient_checkpointing(backend):
     layer, H, W, N = make("odd", proj_drop=0.5)
     x = torch.randn(2, N, layer.dim, requires_grad=True)

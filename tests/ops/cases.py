@@ -6,7 +6,8 @@ import torch
 from pvt_kernels.backends import Inputs
 from pvt_kernels.backends.registry import BACKENDS
 
-# the CUDA backend's kernels run in tests/simt, and where there is a GPU in test_cuda.py
+# those that run on the CPU; the CUDA backend's kernels run in tests/simt, and on a GPU in
+# test_cuda.py
 BACKEND_PARAMS = tuple(name for name in BACKENDS if name != "cuda")
 # those with an oracle above them
 LOW_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
