@@ -7,6 +7,10 @@ os.environ.pop("PVT_KERNELS_BACKEND", None)
 import pytest
 import torch
 
+# Triton reads it when a kernel is defined; without a GPU its kernels run in the interpreter
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:

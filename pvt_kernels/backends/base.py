@@ -53,7 +53,7 @@ class Backend:
 
     name: ClassVar[str]
     composite: ClassVar[bool] = False
-    implementations: ClassVar[Mapping[str, ModuleType]]
+    implementations: Mapping[str, ModuleType]
 
     def not_supported_reasons(self, inputs: Inputs) -> list[str]:
         """Every reason why this backend can't run such a call; empty if it can."""

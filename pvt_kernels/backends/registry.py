@@ -19,12 +19,14 @@ from pvt_kernels.backends.cpu import CpuBackend
 from pvt_kernels.backends.cuda import CudaBackend
 from pvt_kernels.backends.reference import ReferenceBackend
 from pvt_kernels.backends.sdpa import SdpaBackend
+from pvt_kernels.backends.triton import TritonBackend
 
 BACKEND_NAMES = ("cuda", "triton", "cpu", "sdpa", "reference")
 # the backends that are PyTorch's and not this package's kernels
 PYTORCH_NAMES = ("sdpa", "reference")
 BACKENDS: dict[str, Backend] = {
-    b.name: b for b in (CudaBackend(), CpuBackend(), SdpaBackend(), ReferenceBackend())
+    b.name: b
+    for b in (CudaBackend(), TritonBackend(), CpuBackend(), SdpaBackend(), ReferenceBackend())
 }
 
 _ENVIRONMENT_VARIABLE = "PVT_KERNELS_BACKEND"

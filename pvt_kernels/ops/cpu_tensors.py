@@ -13,11 +13,6 @@ KEPT_WORKSPACE_BYTES = 16 * 2**20
 _kept = threading.local()
 
 
-def with_adjacent_channels(tensor: Tensor) -> Tensor:
-    """The tensor itself where its last dimension has stride 1, else a contiguous copy."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
 def dtype_name(tensor: Tensor) -> str:
     """ "float32", "bfloat16" or "float16", as the kernels call it."""
     return str(tensor.dtype).removeprefix("torch.")

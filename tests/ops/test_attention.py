@@ -44,7 +44,7 @@ def check_against_oracle(backend, *shape, dtype, scale=None, spread=1.0):
 
     samples = []
     B, N, _, heads, d = shape
-    for _ in range(samples_for_a_ratio(rows=B * N * heads)):
+    for _ in range(samples_for_a_ratio(backend, rows=B * N * heads)):
         inputs = random_inputs(*shape, dtype=dtype, spread=spread)
         samples.append((inputs, torch.randn(B, N, heads, d)))
     check_error_budget(op, definition, samples, names=("o", "dq", "dk", "dv"))

@@ -48,7 +48,7 @@ def check_against_oracle(backend, B, H, W, C, R, dtype):
 
     samples = [
         (random_inputs(B, H, W, C, R, dtype), torch.randn(B, M, C))
-        for _ in range(samples_for_a_ratio(rows=B * M))
+        for _ in range(samples_for_a_ratio(backend, rows=B * M))
     ]
     definition = reference.spatial_reduction
     check_error_budget(at_size(op, H, W), at_size(definition, H, W), samples, NAMES)

@@ -1,0 +1,53 @@
+"""Tile sizes of the spatial reduction's matrix products, and rows of a block of its LayerNorm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pvt_kernels.ops.triton_launch import INTERPRETER, Gpu, block_of, precision
+
+MAP = ("rows", "H", "W")
+# of a block of the LayerNorm: what its registers hold
+NORM_ELEMENTS = 2048
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one block of threads computes.
+
+    Attributes:
+        rows, outputs: size of the tile of the result.
+        depth: terms of its sums that are loaded at a time.
+        warps, stages: threads / 32, and tiles in flight from device memory.
+        resident: blocks that one multiprocessor holds at once.
+    """
+
+    rows: int
+    outputs: int
+    depth: int
+    warps: int
+    stages: int
+    resident: int
+
+
+# few large blocks, since the interpreter takes about as long for a small one
+INTERPRETER_TILE = Tile(128, 256, 256, warps=4, stages=1, resident=1)
+
+
+def product_tile(gpu: Gpu, dtype: torch.dtype) -> Tile:
+    """For every product here."""
+    if gpu == INTERPRETER:
+        return INTERPRETER_TILE
+    if dtype != torch.float32:
+        return Tile(64, 64, 64, warps=4, stages=3, resident=2)
+    if precision(dtype) == "tf32":
+        return Tile(64, 64, 32, warps=4, stages=3, resident=2)
+    # without tensor cores a product keeps its factors in registers
+    return Tile(32, 32, 32, warps=4, stages=2, resident=2)
+
+
+def norm_rows(C: int) -> int:
+    """Rows that one block normalises at once."""
+    return max(1, NORM_ELEMENTS // block_of(C))
