@@ -1,0 +1,337 @@
+"""Compiles every Triton kernel as it ships for every architecture, without a GPU: make aot.
+
+Fails where a kernel spills registers, needs more shared memory than a block may have, multiplies
+fp16 or bf16 without tensor cores, or where a backward kernel of PVT's first two stages gives an
+H100 less than two waves of blocks. Writes what it found as a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+
+# before any kernel is defined: the interpreter's can't be compiled
+os.environ["TRITON_INTERPRET"] = "0"
+
+import torch
+import triton
+from rich.console import Console
+from rich.table import Table
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from pvt_kernels.benchmarking.report import wide_console
+from pvt_kernels.benchmarking.shapes import STAGES, LayerShape, stage_shape
+from pvt_kernels.ops.attention import triton as attention
+from pvt_kernels.ops.attention.triton import tiles as attention_tiles
+from pvt_kernels.ops.spatial_reduction import triton as spatial_reduction
+from pvt_kernels.ops.triton_launch import WAVES, Gpu, Launch
+
+SIZE, BATCH = (800, 1216), 2
+H100 = Gpu(arch=90, multiprocessors=132)
+# name: dtype, and whether PyTorch allows TF32
+DTYPES = {
+    "fp16": (torch.float16, False),
+    "bf16": (torch.bfloat16, False),
+    "tf32": (torch.float32, True),
+    "fp32": (torch.float32, False),
+}
+POINTERS = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
+TENSOR_CORES = re.compile(r"\b(tcgen05\.mma|wgmma\.mma_async|mma\.sync)")
+PRODUCTS = ("attention_", "convolution", "dweight", "dx")
+
+
+@dataclass(frozen=True)
+class Multiprocessor:
+    """CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"; in bytes."""
+
+    block_shared: int
+    shared: int
+    warps: int
+    blocks: int
+
+
+KB = 1024
+MULTIPROCESSORS = {
+    80: Multiprocessor(163 * KB, 164 * KB, 64, 32),
+    86: Multiprocessor(99 * KB, 100 * KB, 48, 16),
+    89: Multiprocessor(99 * KB, 100 * KB, 48, 24),
+    90: Multiprocessor(227 * KB, 228 * KB, 64, 32),
+    100: Multiprocessor(227 * KB, 228 * KB, 64, 32),
+    120: Multiprocessor(99 * KB, 100 * KB, 48, 24),
+}
+REGISTERS, REGISTER_UNIT, RESERVED_SHARED = 65536, 256, KB
+TENSOR_MEMORY_COLUMNS = 512
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel to compile: picklable, so that another process can find its launch again."""
+
+    arch: int
+    dtype: str
+    op: str  # "attention" or "spatial_reduction"
+    stage: LayerShape
+    index: int  # among the op's launches, forward then backward
+    tile: attention_tiles.Tile | None = None  # of the table, instead of the shape's
+
+
+@dataclass(frozen=True)
+class Compiled:
+    case: Case
+    name: str
+    warps: int
+    constants: dict[str, int | str]
+    registers: int
+    stack: int
+    shared: int
+    resident: int
+    instruction: str
+
+    @property
+    def faults(self) -> list[str]:
+        faults = []
+        if self.stack:
+            faults.append(f"{self.stack} bytes of spilled registers")
+        limit = MULTIPROCESSORS[self.case.arch].block_shared
+        if self.shared > limit:
+            faults.append(f"{self.shared} bytes of shared memory, above {limit}")
+        multiplies = self.name.startswith(PRODUCTS)
+        if multiplies and self.case.dtype != "fp32" and not self.instruction:
+            faults.append("no tensor-core instruction")
+        return faults
+
+
+def launches(case: Case, gpu: Gpu) -> list[Launch]:
+    """What the op launches for the case's shape on `gpu`, forward and backward."""
+    dtype, tf32 = DTYPES[case.dtype]
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    s = case.stage
+    B, N, M, C, R = s.batch, s.queries, s.keys, s.dim, s.sr_ratio
+
+    def empty(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    if case.op == "attention":
+        q = empty(B, N, s.heads, C // s.heads)
+        k, v = empty(B, M, 2, s.heads, C // s.heads).unbind(2)
+        lse = empty(B, s.heads, N, dtype=torch.float32)
+        forward, _ = attention.forward_launches(gpu, q, k, v, 0.125)
+        backward, _ = attention.backward_launches(gpu, q, q, k, v, q, lse, 0.125)
+    else:
+        x, y, weight, vector = empty(B, N, C), empty(B, M, C), empty(C, C, R, R), empty(C)
+        saved = empty(B, M, C, dtype=torch.float32), empty(B, M, dtype=torch.float32)
+        size = s.height, s.width
+        forward, _ = spatial_reduction.forward_launches(
+            gpu, x, *size, weight, vector, vector, vector, 1e-5
+        )
+        backward, _ = spatial_reduction.backward_launches(gpu, y, x, *size, weight, vector, *saved)
+    return forward + backward
+
+
+def cases(archs: list[int]) -> Iterator[Case]:
+    """Every kernel x tile x architecture x dtype, each in one shape that PVT has or could have."""
+    for arch, dtype in product(archs, DTYPES):
+        gpu = Gpu(arch, H100.multiprocessors)
+        unit = "wide half" if 90 <= arch < 120 and dtype in ("fp16", "bf16") else "half"
+        unit = dtype if dtype in ("fp32", "tf32") else unit
+        for index, kernel in enumerate(("forward", "dq", "dkdv")):
+            for width, tiles in attention_tiles.TILES[kernel][unit].items():
+                shape = LayerShape(2 * width, 2, 8, 200, 304, BATCH)
+                for tile in tiles:
+                    yield Case(arch, dtype, "attention", shape, index, tile)
+        for stage in (1, 3):
+            case = Case(arch, dtype, "spatial_reduction", stage_shape(stage, SIZE, BATCH), 0)
+            for index, launch in enumerate(launches(case, gpu)):
+                # one fold is like the other
+                if launch.kernel.fn.__name__ != "fold_kernel" or (stage, index) == (1, 3):
+                    yield replace(case, index=index)
+
+
+def compile_case(case: Case) -> Compiled:
+    if case.tile is not None:
+        attention.tile_of = lambda *_: case.tile
+    launch = launches(case, Gpu(case.arch, H100.multiprocessors))[case.index]
+    signature, alignment = {}, {}
+    tensors = launch.inputs | launch.outputs
+    for i, parameter in enumerate(launch.kernel.params):
+        name = parameter.name
+        if parameter.is_constexpr:
+            signature[name] = "constexpr"
+        elif name in tensors:
+            signature[name] = POINTERS[tensors[name].dtype]
+            alignment[i,] = [["tt.divisibility", 16]]
+        elif isinstance(launch.numbers[name], float):
+            signature[name] = "fp32"
+        else:
+            signature[name] = parameter.annotation_type
+    compiled = triton.compile(
+        ASTSource(launch.kernel, signature, launch.constants, alignment),
+        target=GPUTarget("cuda", case.arch, 32),
+        options={"num_warps": launch.warps, "num_stages": launch.stages},
+    )
+    registers, stack = _resources(compiled.asm["cubin"])
+    shared = compiled.metadata.shared
+    columns = getattr(compiled.metadata, "tmem_size", 0) or 0
+    found = TENSOR_CORES.search(compiled.asm["ptx"])
+    return Compiled(
+        case,
+        launch.kernel.fn.__name__.removesuffix("_kernel"),
+        launch.warps,
+        launch.constants,
+        registers,
+        stack,
+        shared,
+        _resident(MULTIPROCESSORS[case.arch], launch.warps, registers, shared, columns),
+        found[1] if found else "",
+    )
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers of a thread and bytes of its stack, where spilled registers go."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run(
+            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    usage = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
+    return usage["REG"], usage["STACK"] + usage["LOCAL"]
+
+
+def _resident(device: Multiprocessor, warps: int, registers: int, shared: int, columns: int) -> int:
+    """Blocks that one multiprocessor holds at once: its occupancy."""
+    of_a_warp = triton.cdiv(registers * 32, REGISTER_UNIT) * REGISTER_UNIT
+    limits = [
+        device.blocks,
+        device.warps // warps,
+        REGISTERS // of_a_warp // warps,
+        device.shared // (shared + RESERVED_SHARED),
+    ]
+    if columns:
+        limits.append(TENSOR_MEMORY_COLUMNS // columns)
+    return min(limits)
+
+
+def waves(compiled: list[Compiled], stages: tuple[int, ...]) -> list[tuple[str, ...]]:
+    """Rows (stage, kernel, blocks, resident, waves) of fp16 on an H100, at 800x1216, batch 2."""
+    resident = {_variant(c.name, c.constants): c.resident for c in compiled if _is_h100_fp16(c)}
+    rows = []
+    for stage in stages:
+        shape = stage_shape(stage, SIZE, BATCH)
+        for op in ("attention", "spatial_reduction"):
+            if op == "spatial_reduction" and shape.sr_ratio == 1:
+                continue
+            for index, launch in enumerate(launches(Case(90, "fp16", op, shape, 0), H100)):
+                name = launch.kernel.fn.__name__.removesuffix("_kernel")
+                if not name.startswith(PRODUCTS):
+                    continue
+                held = resident[_variant(name, launch.constants)]
+                count = launch.blocks / (held * H100.multiprocessors)
+                direction = "forward" if index == 0 else "backward"
+                rows.append(
+                    (str(stage), name, direction, f"{launch.blocks}", f"{held}", f"{count:.1f}")
+                )
+    return rows
+
+
+def _is_h100_fp16(compiled: Compiled) -> bool:
+    return compiled.case.arch == H100.arch and compiled.case.dtype == "fp16"
+
+
+def _variant(name: str, constants: dict[str, int | str]) -> tuple:
+    # C and R change little: the products are compiled for stages 1 and 3
+    return name, *(v for k, v in constants.items() if k not in ("C", "R"))
+
+
+def rows_of(compiled: list[Compiled]) -> Iterator[tuple[str, ...]]:
+    for c in compiled:
+        constants = c.constants
+        width = f"d = {constants['D']}" if "D" in constants else f"C = {c.case.stage.dim}"
+        blocks = [str(v) for k, v in constants.items() if k.startswith("BLOCK") and k != "BLOCK_D"]
+        yield (
+            c.name,
+            f"sm_{c.case.arch}",
+            c.case.dtype,
+            width,
+            " x ".join(blocks),
+            str(c.warps),
+            str(c.registers),
+            str(c.shared),
+            str(c.resident),
+            c.instruction or "-",
+        )
+
+
+COLUMNS = (
+    *("kernel", "architecture", "dtype", "width", "block", "warps", "registers"),
+    *("shared memory", "blocks a multiprocessor", "tensor cores"),
+)
+WAVE_COLUMNS = ("stage", "kernel", "direction", "blocks", "blocks a multiprocessor", "waves")
+
+
+def markdown(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [columns, ("---",) * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def print_table(console: Console, title: str, columns: tuple[str, ...], rows: list) -> None:
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.aot", description=__doc__)
+    parser.add_argument("--archs", nargs="+", type=int, choices=MULTIPROCESSORS)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--output", type=Path, help="where to write the table, as Markdown")
+    options = parser.parse_args()
+    console = wide_console()
+
+    wanted = list(cases(options.archs or list(MULTIPROCESSORS)))
+    compiled, faults = [], []
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        futures = [(case, pool.submit(compile_case, case)) for case in wanted]
+        for case, future in futures:
+            try:
+                compiled.append(future.result())
+            except Exception as error:
+                faults.append(f"{case}: {type(error).__name__}: {error}")
+    faults += [f"{c.case}, {c.name}: {fault}" for c in compiled for fault in c.faults]
+    rows = list(rows_of(compiled))
+    print_table(console, f"Triton {triton.__version__}", COLUMNS, rows)
+    text = f"# Triton kernels as compiled by Triton {triton.__version__}\n\n"
+    text += markdown(COLUMNS, rows)
+    if any(_is_h100_fp16(c) for c in compiled):
+        wave_rows = waves(compiled, tuple(STAGES))
+        title = f"fp16 on an H100 at {SIZE[0]}x{SIZE[1]}, batch {BATCH}"
+        print_table(console, title, WAVE_COLUMNS, wave_rows)
+        text += f"\n## Blocks: {title}\n\n" + markdown(WAVE_COLUMNS, wave_rows)
+        faults += [
+            f"stage {stage}, {name}: {count} waves of blocks, below {WAVES}"
+            for stage, name, direction, _, _, count in wave_rows
+            if direction == "backward" and int(stage) <= 2 and float(count) < WAVES
+        ]
+    if options.output:
+        options.output.write_text(text)
+    for fault in faults:
+        console.print(fault, style="red", markup=False, highlight=False)
+    console.print(f"{len(wanted)} compiled, {len(faults)} faults")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
