@@ -14,6 +14,9 @@ venv: $(installed)  ## make .venv, with the package installed in place, or bring
 test: $(installed)  ## run the tests
 	$(python) -m pytest tests
 
+aot: $(installed)  ## compile the Triton kernels for every architecture, without a GPU
+	$(python) -m tests.aot --output benchmarks/results/triton-kernels.md
+
 sanitize: $(installed)  ## run the CPU kernels on random shapes under ASan and UBSan
 	.venv/bin/cmake -S tests/csrc -B build/sanitize -G Ninja \
 		-DCMAKE_MAKE_PROGRAM=$(abspath .venv/bin/ninja)
@@ -50,4 +53,4 @@ $(installed): pyproject.toml $(build_files)
 	$(python) -m pip install --editable '.[dev]'
 	touch $@
 
-.PHONY: help venv test sanitize cubins bench bench-full lint format clean
+.PHONY: help venv test aot sanitize cubins bench bench-full lint format clean

@@ -32,9 +32,9 @@ from triton.compiler import ASTSource
 
 from pvt_kernels.benchmarking.report import wide_console
 from pvt_kernels.benchmarking.shapes import STAGES, LayerShape, stage_shape
+from pvt_kernels.benchmarking.triton_launches import attention_launches, reduction_launches
 from pvt_kernels.ops.attention import triton as attention
 from pvt_kernels.ops.attention.triton import tiles as attention_tiles
-from pvt_kernels.ops.spatial_reduction import triton as spatial_reduction
 from pvt_kernels.ops.triton_launch import WAVES, Gpu, Launch
 
 SIZE, BATCH = (800, 1216), 2
@@ -116,27 +116,8 @@ def launches(case: Case, gpu: Gpu) -> list[Launch]:
     """What the op launches for the case's shape on `gpu`, forward and backward."""
     dtype, tf32 = DTYPES[case.dtype]
     torch.backends.cuda.matmul.allow_tf32 = tf32
-    s = case.stage
-    B, N, M, C, R = s.batch, s.queries, s.keys, s.dim, s.sr_ratio
-
-    def empty(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device="meta")
-
-    if case.op == "attention":
-        q = empty(B, N, s.heads, C // s.heads)
-        k, v = empty(B, M, 2, s.heads, C // s.heads).unbind(2)
-        lse = empty(B, s.heads, N, dtype=torch.float32)
-        forward, _ = attention.forward_launches(gpu, q, k, v, 0.125)
-        backward, _ = attention.backward_launches(gpu, q, q, k, v, q, lse, 0.125)
-    else:
-        x, y, weight, vector = empty(B, N, C), empty(B, M, C), empty(C, C, R, R), empty(C)
-        saved = empty(B, M, C, dtype=torch.float32), empty(B, M, dtype=torch.float32)
-        size = s.height, s.width
-        forward, _ = spatial_reduction.forward_launches(
-            gpu, x, *size, weight, vector, vector, vector, 1e-5
-        )
-        backward, _ = spatial_reduction.backward_launches(gpu, y, x, *size, weight, vector, *saved)
-    return forward + backward
+    build = attention_launches if case.op == "attention" else reduction_launches
+    return build(case.stage, dtype, gpu)
 
 
 def cases(archs: list[int]) -> Iterator[Case]:

@@ -20,7 +20,8 @@ from rich.progress import (
 
 from pvt_kernels import models
 from pvt_kernels.benchmarking import environment, info
-from pvt_kernels.benchmarking.cases import DTYPES, Suite, suite
+from pvt_kernels.benchmarking.cases import DTYPES, QUICK_SIZE, Suite, suite
+from pvt_kernels.benchmarking.model import GPU_MODELS, print_model
 from pvt_kernels.benchmarking.plots import write_plots
 from pvt_kernels.benchmarking.report import markdown, print_tables, wide_console
 from pvt_kernels.benchmarking.results import Results
@@ -67,6 +68,9 @@ def run_suite(chosen: Suite, results: Results, console: Console, save: Callable[
 
 
 def _bench(options: argparse.Namespace, console: Console) -> None:
+    if options.model:
+        _print_model(options, console)
+        return
     device = torch.device(options.device)
     chosen = suite(
         options.quick,
@@ -88,6 +92,14 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
     (folder / "table.md").write_text(markdown(results))
     written = [path, folder / "table.md", *write_plots(results, folder)]
     console.print("Written:", *map(str, written), sep="\n  ", markup=False)
+
+
+def _print_model(options: argparse.Namespace, console: Console) -> None:
+    gpu = GPU_MODELS[options.model]
+    sizes = options.sizes or [QUICK_SIZE]
+    stages = options.stages or list(STAGES)
+    for dtype in options.dtype or ["fp16"]:
+        print_model(console, gpu, DTYPES[dtype], sizes, stages, options.batch)
 
 
 def _plot(options: argparse.Namespace, console: Console) -> None:
@@ -117,6 +129,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--stages", nargs="+", type=int, choices=STAGES)
     command.add_argument("--models", nargs="+", choices=MODELS)
     command.add_argument("--batch", type=_typed(_positive), default=1, metavar="N")
+    command.add_argument(
+        "--model",
+        choices=GPU_MODELS,
+        help="measure nothing: print what the kernels would take at least on this GPU",
+    )
     command.add_argument("--output", type=Path, metavar="DIR", help=f"else in {RESULTS_FOLDER}")
 
     command = commands.add_parser("plot", help="draw the plots of a results.json again")

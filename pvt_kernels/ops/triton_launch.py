@@ -41,7 +41,8 @@ INTERPRETER = Gpu(arch=80, multiprocessors=2)
 class Launch:
     """A kernel with everything that it is called with; `blocks` of threads in a grid of one axis.
 
-    One axis, since the others end at 65535 blocks.
+    One axis, since the others end at 65535 blocks. `resident` is how many of them the tile's table
+    says that a multiprocessor holds at once, 0 where there is no table.
     """
 
     kernel: triton.JITFunction
@@ -52,6 +53,7 @@ class Launch:
     constants: dict[str, int | str]
     warps: int = 4
     stages: int = 1
+    resident: int = 0
 
 
 def run(*launches: Launch) -> None:

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -17,17 +17,17 @@ from ..error_budget import with_gradients
 from . import test_attention, test_spatial_reduction
 from .cases import LOW_DTYPES
 
+WITHOUT_TRITON = "triton is not installed"
+triton_launch = pytest.importorskip("pvt_kernels.ops.triton_launch", reason=WITHOUT_TRITON)
+triton_attention = import_module("pvt_kernels.ops.attention.triton")
+attention_tiles = import_module("pvt_kernels.ops.attention.triton.tiles")
+triton_reduction = import_module("pvt_kernels.ops.spatial_reduction.triton")
+reduction_tiles = import_module("pvt_kernels.ops.spatial_reduction.triton.tiles")
+
 REASONS = BACKENDS["triton"].not_supported_reasons(
     AttentionInputs(torch.device("cpu"), torch.float32, 64, False)
 )
-if REASONS:
-    pytest.skip(f"triton: {'; '.join(REASONS)}", allow_module_level=True)
-
-from pvt_kernels.ops import triton_launch
-from pvt_kernels.ops.attention import triton as triton_attention
-from pvt_kernels.ops.attention.triton import tiles as attention_tiles
-from pvt_kernels.ops.spatial_reduction import triton as triton_reduction
-from pvt_kernels.ops.spatial_reduction.triton import tiles as reduction_tiles
+pytestmark = pytest.mark.skipif(bool(REASONS), reason=f"triton: {'; '.join(REASONS)}")
 
 
 @pytest.fixture(autouse=True)
@@ -324,7 +324,6 @@ for name, keys in variants.items():
 """
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_no_new_variant_is_compiled_when_the_map_changes():
     """By Triton's own cache key: one a tile, and two of the fold, by its result's dtype."""
     process = run_python(VARIANTS)

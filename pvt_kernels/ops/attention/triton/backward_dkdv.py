@@ -54,6 +54,7 @@ def attention_dkdv_launch(
         },
         warps=tile.warps,
         stages=tile.stages,
+        resident=tile.resident,
     )
 
 

@@ -41,6 +41,7 @@ def attention_dq_launch(
         },
         warps=tile.warps,
         stages=tile.stages,
+        resident=tile.resident,
     )
 
 

@@ -32,6 +32,7 @@ def attention_forward_launch(
         },
         warps=tile.warps,
         stages=tile.stages,
+        resident=tile.resident,
     )
 
 

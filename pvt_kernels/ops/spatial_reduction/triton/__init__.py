@@ -132,7 +132,7 @@ def backward_launches(
         ),
         dweight_launch(tile, H, W, x, dz, weight_partials),
         fold(gpu, weight_partials, dmatrix),
-        dx_launch(tile, H, W, dz, _by_token(weight), dx),
+        dx_launch(product_tile(gpu, x.dtype, rows=32), H, W, dz, _by_token(weight), dx),
     ]
     return launches, (dx, dmatrix, dbias, dnorm_weight, dnorm_bias)
 

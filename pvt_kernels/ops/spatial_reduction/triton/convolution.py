@@ -38,6 +38,7 @@ def convolution_launch(
         },
         warps=tile.warps,
         stages=tile.stages,
+        resident=tile.resident,
     )
 
 

@@ -33,6 +33,7 @@ def dweight_launch(tile: Tile, H: int, W: int, x: Tensor, dz: Tensor, partials: 
         },
         warps=tile.warps,
         stages=tile.stages,
+        resident=tile.resident,
     )
 
 

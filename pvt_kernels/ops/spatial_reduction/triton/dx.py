@@ -31,6 +31,7 @@ def dx_launch(tile: Tile, H: int, W: int, dz: Tensor, weight: Tensor, dx: Tensor
         },
         warps=tile.warps,
         stages=tile.stages,
+        resident=tile.resident,
     )
 
 

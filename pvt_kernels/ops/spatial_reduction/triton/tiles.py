@@ -36,16 +36,16 @@ class Tile:
 INTERPRETER_TILE = Tile(128, 256, 256, warps=4, stages=1, resident=1)
 
 
-def product_tile(gpu: Gpu, dtype: torch.dtype) -> Tile:
-    """For every product here."""
+def product_tile(gpu: Gpu, dtype: torch.dtype, rows: int = 64) -> Tile:
+    """For every product here; with fewer rows there are more blocks."""
     if gpu == INTERPRETER:
         return INTERPRETER_TILE
     if dtype != torch.float32:
-        return Tile(64, 64, 64, warps=4, stages=3, resident=2)
+        return Tile(rows, 64, 64, warps=4, stages=3, resident=4)
     if precision(dtype) == "tf32":
-        return Tile(64, 64, 32, warps=4, stages=3, resident=2)
+        return Tile(rows, 64, 32, warps=4, stages=3, resident=4)
     # without tensor cores a product keeps its factors in registers
-    return Tile(32, 32, 32, warps=4, stages=2, resident=2)
+    return Tile(32, 32, 32, warps=4, stages=2, resident=8)
 
 
 def norm_rows(C: int) -> int:

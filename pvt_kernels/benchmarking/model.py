@@ -1,0 +1,180 @@
+"""What the GPU kernels of a layer cost by the formula, and how long a GPU would need at least.
+
+A measured time is read against the roofline: the larger of the time for the floating-point
+operations at the GPU's peak and that for the compulsory bytes, each input read once and each
+output written once, at its memory bandwidth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from pvt_kernels.benchmarking.shapes import LayerShape, Size, format_size, stage_shape
+
+
+@dataclass(frozen=True)
+class GpuModel:
+    """A GPU by its data sheet: dense rates, without sparsity.
+
+    Attributes:
+        arch: 80 for compute capability 8.0, and so on.
+        multiprocessors: how many there are.
+        bandwidth: of device memory, bytes a second.
+        peak: floating-point operations a second by dtype; fp32 is without TF32.
+    """
+
+    name: str
+    arch: int
+    multiprocessors: int
+    bandwidth: float
+    peak: dict[torch.dtype, float]
+
+
+def _peak(half: float, single: float) -> dict[torch.dtype, float]:
+    return {torch.float16: half, torch.bfloat16: half, torch.float32: single}
+
+
+GPU_MODELS = {
+    # NVIDIA's data sheets of the V100 SXM2, the A100 SXM 80 GB and the H100 SXM
+    "v100": GpuModel("V100 SXM2", 70, 80, 900e9, _peak(125e12, 15.7e12)),
+    "a100": GpuModel("A100 SXM 80GB", 80, 108, 2039e9, _peak(312e12, 19.5e12)),
+    "h100": GpuModel("H100 SXM", 90, 132, 3350e9, _peak(989e12, 67e12)),
+}
+
+
+@dataclass(frozen=True)
+class KernelCost:
+    """One kernel of a layer, or one product that PyTorch computes.
+
+    Attributes:
+        name: of the kernel as `make aot` lists it, without "_kernel"; else of the product.
+        flops: multiplications and additions of its matrix products.
+        bytes: inputs read once and outputs written once.
+    """
+
+    name: str
+    flops: int
+    bytes: int
+
+    def seconds(self, gpu: GpuModel, dtype: torch.dtype) -> float:
+        """The roofline: no implementation can take less."""
+        return max(self.flops / gpu.peak[dtype], self.bytes / gpu.bandwidth)
+
+
+def forward_costs(shape: LayerShape, dtype: torch.dtype) -> list[KernelCost]:
+    """The kernels of a layer's forward, in the order of their launches."""
+    b, n, m, c, r = shape.batch, shape.queries, shape.keys, shape.dim, shape.sr_ratio
+    size = dtype.itemsize
+    x, y, lse = b * n * c * size, b * m * c * size, 4 * b * shape.heads * n
+    weight = c * c * size
+    costs = [KernelCost("q projection", 2 * b * n * c * c, 2 * x + weight)]
+    if r > 1:
+        z = 4 * b * m * c
+        patches = b * m * r * r * c * size
+        costs += [
+            KernelCost("convolution", 2 * b * m * (r * c) ** 2, patches + r * r * weight + z),
+            # the normalised rows and rstd are saved in fp32
+            KernelCost("norm", 0, z + y + 4 * b * m * (c + 1)),
+        ]
+    return [
+        *costs,
+        KernelCost("kv projection", 4 * b * m * c * c, 3 * y + 2 * weight),
+        KernelCost("attention_forward", 4 * b * n * m * c, 2 * x + 2 * y + lse),
+        KernelCost("out projection", 2 * b * n * c * c, 2 * x + weight),
+    ]
+
+
+def fused_forward_cost(shape: LayerShape, dtype: torch.dtype) -> KernelCost:
+    """q projection, attention and out projection in one kernel, in inference: no q and no o."""
+    b, n, m, c = shape.batch, shape.queries, shape.keys, shape.dim
+    size = dtype.itemsize
+    flops = 4 * b * n * c * c + 4 * b * n * m * c
+    return KernelCost("fused forward", flops, (2 * b * n * c + 2 * b * m * c + 2 * c * c) * size)
+
+
+def backward_costs(shape: LayerShape, dtype: torch.dtype) -> list[KernelCost]:
+    """The kernels of a layer's backward. Workspaces of splits are no compulsory bytes."""
+    b, n, m, c, r = shape.batch, shape.queries, shape.keys, shape.dim, shape.sr_ratio
+    size = dtype.itemsize
+    x, y, lse = b * n * c * size, b * m * c * size, 4 * b * shape.heads * n
+    weight = c * c * size
+    product = 2 * b * n * m * c
+    costs = [
+        # of a projection: the gradients of its input and of its weight
+        KernelCost("out projection", 4 * b * n * c * c, 3 * x + 2 * weight),
+        # S, dP and dQ; reads do, q, o, k, v and lse, writes dq and delta
+        KernelCost("attention_dq", 3 * product, 4 * x + 2 * y + 2 * lse),
+        # S, dP, dV and dK; reads do, q, k, v, lse and delta, writes dk and dv
+        KernelCost("attention_dkdv", 4 * product, 2 * x + 4 * y + 2 * lse),
+        KernelCost("kv projection", 8 * b * m * c * c, 5 * y + 4 * weight),
+        KernelCost("q projection", 4 * b * n * c * c, 3 * x + 2 * weight),
+    ]
+    if r > 1:
+        patches, flops = b * m * r * r * c * size, 2 * b * m * (r * c) ** 2
+        costs += [
+            KernelCost("norm_backward", 0, 2 * y + 4 * b * m * (c + 1)),
+            KernelCost("dweight", flops, patches + y + r * r * weight),
+            KernelCost("dx", flops, y + r * r * weight + x),
+        ]
+    return costs
+
+
+def waves(shape: LayerShape, gpu: GpuModel, dtype: torch.dtype) -> dict[str, float]:
+    """Blocks of each Triton kernel, as multiples of what the GPU holds at once.
+
+    Empty where Triton is not installed, and for GPUs on which its kernels do not run.
+    """
+    if find_spec("triton") is None or gpu.arch < 80:
+        return {}
+    from pvt_kernels.benchmarking.triton_launches import launches_of_a_layer
+    from pvt_kernels.ops.triton_launch import Gpu
+
+    launches = launches_of_a_layer(shape, dtype, Gpu(gpu.arch, gpu.multiprocessors))
+    return {
+        launch.kernel.fn.__name__.removesuffix("_kernel"): launch.blocks
+        / (launch.resident * gpu.multiprocessors)
+        for launch in launches
+        if launch.resident
+    }
+
+
+def print_model(
+    console: Console,
+    gpu: GpuModel,
+    dtype: torch.dtype,
+    sizes: list[Size],
+    stages: list[int],
+    batch: int,
+) -> None:
+    """One table an image size: every kernel's operations, bytes, roofline and waves."""
+    for size in sizes:
+        title = f"{gpu.name}, {dtype}, {batch} x {format_size(size)}: the least time, not measured"
+        columns = ("stage", "kernel", "GFLOP", "MB", "roofline, us", "bound by", "waves")
+        table = Table(*columns, title=title)
+        for column in table.columns[2:]:
+            column.justify = "right"
+        for stage in stages:
+            shape = stage_shape(stage, size, batch)
+            counts = waves(shape, gpu, dtype)
+            for direction, costs in (
+                ("fwd", forward_costs(shape, dtype)),
+                ("bwd", backward_costs(shape, dtype)),
+            ):
+                for cost in costs:
+                    computing = cost.flops / gpu.peak[dtype] > cost.bytes / gpu.bandwidth
+                    count = counts.get(cost.name)
+                    table.add_row(
+                        f"{stage}, {direction}",
+                        cost.name,
+                        f"{cost.flops / 1e9:.2f}",
+                        f"{cost.bytes / 1e6:.1f}",
+                        f"{1e6 * cost.seconds(gpu, dtype):.1f}",
+                        "arithmetic" if computing else "memory",
+                        "-" if count is None else f"{count:.1f}",
+                    )
+        console.print(table)

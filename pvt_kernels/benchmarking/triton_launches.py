@@ -1,0 +1,49 @@
+"""What the Triton kernels of a layer would be launched with, on any GPU and without one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pvt_kernels.benchmarking.shapes import LayerShape
+from pvt_kernels.ops.attention import triton as attention
+from pvt_kernels.ops.spatial_reduction import triton as spatial_reduction
+from pvt_kernels.ops.triton_launch import Gpu, Launch
+
+
+def launches_of_a_layer(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[Launch]:
+    """Forward and backward of both ops, on tensors of device meta."""
+    launches = attention_launches(shape, dtype, gpu)
+    return launches + (reduction_launches(shape, dtype, gpu) if shape.sr_ratio > 1 else [])
+
+
+def attention_launches(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[Launch]:
+    """The forward, then the backward."""
+    B, N, M, heads = shape.batch, shape.queries, shape.keys, shape.heads
+    q = _empty(B, N, heads, shape.dim // heads, dtype=dtype)
+    k, v = _empty(B, M, 2, heads, shape.dim // heads, dtype=dtype).unbind(2)
+    lse = _empty(B, heads, N, dtype=torch.float32)
+    forward, _ = attention.forward_launches(gpu, q, k, v, 1.0)
+    backward, _ = attention.backward_launches(gpu, q, q, k, v, q, lse, 1.0)
+    return forward + backward
+
+
+def reduction_launches(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[Launch]:
+    """The forward, then the backward."""
+    B, N, M, C, R = shape.batch, shape.queries, shape.keys, shape.dim, shape.sr_ratio
+    size = shape.height, shape.width
+    x, y, weight, vector = (
+        _empty(*sizes, dtype=dtype) for sizes in ((B, N, C), (B, M, C), (C, C, R, R), (C,))
+    )
+    normalized, rstd = (_empty(*sizes, dtype=torch.float32) for sizes in ((B, M, C), (B, M)))
+    forward, _ = spatial_reduction.forward_launches(
+        gpu, x, *size, weight, vector, vector, vector, 1e-5
+    )
+    backward, _ = spatial_reduction.backward_launches(
+        gpu, y, x, *size, weight, vector, normalized, rstd
+    )
+    return forward + backward
+
+
+def _empty(*sizes: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(sizes, dtype=dtype, device="meta")

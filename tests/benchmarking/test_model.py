@@ -1,0 +1,71 @@
+"""The model of what the GPU kernels cost, and its command line."""
+
+import pytest
+import torch
+
+from pvt_kernels.benchmarking import cli, model
+from pvt_kernels.benchmarking.shapes import STAGES, stage_shape
+
+SIZE = (800, 1216)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_kernels_flops_are_the_layers(stage):
+    shape = stage_shape(stage, SIZE, batch=2)
+    costs = model.forward_costs(shape, torch.float16)
+    assert sum(cost.flops for cost in costs) == shape.flops(backward=False)
+    backward = sum(cost.flops for cost in model.backward_costs(shape, torch.float16))
+    # the attention's backward computes S and dP twice: 7 products instead of 4
+    recomputed = 3 * 2 * shape.batch * shape.queries * shape.keys * shape.dim
+    assert backward == 2 * sum(cost.flops for cost in costs) + recomputed
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_fused_forward_moves_little_more_than_x_out_k_and_v(stage, dtype):
+    shape = stage_shape(stage, SIZE, batch=2)
+    x = shape.batch * shape.queries * shape.dim * dtype.itemsize
+    kv = 2 * shape.batch * shape.keys * shape.dim * dtype.itemsize
+    fused = model.fused_forward_cost(shape, dtype)
+    assert 2 * x + kv <= fused.bytes <= 1.15 * (2 * x + kv)
+    parts = ("q projection", "attention_forward", "out projection")
+    unfused = [cost for cost in model.forward_costs(shape, dtype) if cost.name in parts]
+    assert fused.flops == sum(cost.flops for cost in unfused)
+    assert fused.bytes < 0.5 * sum(cost.bytes for cost in unfused)
+
+
+def test_the_roofline_is_the_larger_of_two_times():
+    gpu = model.GPU_MODELS["h100"]
+    computing = model.KernelCost("a", flops=989 * 10**9, bytes=1)
+    assert computing.seconds(gpu, torch.bfloat16) == pytest.approx(1e-3)
+    moving = model.KernelCost("b", flops=1, bytes=3350 * 10**6)
+    assert moving.seconds(gpu, torch.float32) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_backward_fills_an_h100_at_least_twice(stage):
+    pytest.importorskip("triton", reason="triton is not installed")
+    gpu = model.GPU_MODELS["h100"]
+    counts = model.waves(stage_shape(stage, SIZE, batch=2), gpu, torch.float16)
+    for name in ("attention_dq", "attention_dkdv", "dweight", "dx"):
+        assert counts[name] >= 2, name
+    assert set(counts) == {"attention_forward", "attention_dq", "attention_dkdv"} | {
+        "convolution",
+        "dweight",
+        "dx",
+    }
+
+
+def test_a_gpu_that_triton_does_not_support_has_no_waves():
+    assert model.waves(stage_shape(1, SIZE), model.GPU_MODELS["v100"], torch.float16) == {}
+
+
+@pytest.mark.parametrize("name", model.GPU_MODELS)
+def test_the_command_prints_every_kernel_and_measures_nothing(name, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "--model", name, "--stages", "1", "4", "--batch", "2"]) == 0
+    printed = capsys.readouterr().out
+    for cost in model.forward_costs(stage_shape(1, SIZE), torch.float16):
+        assert cost.name in printed
+    assert "the least time, not measured" in printed
+    assert not any(tmp_path.iterdir())
