@@ -32,7 +32,11 @@ from triton.compiler import ASTSource
 
 from pvt_kernels.benchmarking.report import wide_console
 from pvt_kernels.benchmarking.shapes import STAGES, LayerShape, stage_shape
-from pvt_kernels.benchmarking.triton_launches import attention_launches, reduction_launches
+from pvt_kernels.benchmarking.triton_launches import (
+    attention_launches,
+    fused_launches,
+    reduction_launches,
+)
 from pvt_kernels.ops.attention import triton as attention
 from pvt_kernels.ops.attention.triton import tiles as attention_tiles
 from pvt_kernels.ops.triton_launch import WAVES, Gpu, Launch
@@ -47,8 +51,13 @@ DTYPES = {
     "fp32": (torch.float32, False),
 }
 POINTERS = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
+LAUNCHES = {
+    "attention": attention_launches,
+    "multi_head_attention": fused_launches,
+    "spatial_reduction": reduction_launches,
+}
 TENSOR_CORES = re.compile(r"\b(tcgen05\.mma|wgmma\.mma_async|mma\.sync)")
-PRODUCTS = ("attention_", "convolution", "dweight", "dx")
+PRODUCTS = ("attention_", "multi_head_attention", "convolution", "dweight", "dx")
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class Case:
 
     arch: int
     dtype: str
-    op: str  # "attention" or "spatial_reduction"
+    op: str  # of LAUNCHES
     stage: LayerShape
     index: int  # among the op's launches, forward then backward
     tile: attention_tiles.Tile | None = None  # of the table, instead of the shape's
@@ -116,12 +125,11 @@ def launches(case: Case, gpu: Gpu) -> list[Launch]:
     """What the op launches for the case's shape on `gpu`, forward and backward."""
     dtype, tf32 = DTYPES[case.dtype]
     torch.backends.cuda.matmul.allow_tf32 = tf32
-    build = attention_launches if case.op == "attention" else reduction_launches
-    return build(case.stage, dtype, gpu)
+    return LAUNCHES[case.op](case.stage, dtype, gpu)
 
 
 def cases(archs: list[int]) -> Iterator[Case]:
-    """Every kernel x tile x architecture x dtype, each in one shape that PVT has or could have."""
+    """Every kernel x tile x architecture x dtype, in shapes that PVT has or could have."""
     for arch, dtype in product(archs, DTYPES):
         gpu = Gpu(arch, H100.multiprocessors)
         unit = "wide half" if 90 <= arch < 120 and dtype in ("fp16", "bf16") else "half"
@@ -131,6 +139,10 @@ def cases(archs: list[int]) -> Iterator[Case]:
                 shape = LayerShape(2 * width, 2, 8, 200, 304, BATCH)
                 for tile in tiles:
                     yield Case(arch, dtype, "attention", shape, index, tile)
+        for stage in (1, 2):
+            case = Case(arch, dtype, "multi_head_attention", stage_shape(stage, SIZE, BATCH), 0)
+            for index in range(len(launches(case, gpu))):
+                yield replace(case, index=index)
         for stage in (1, 3):
             case = Case(arch, dtype, "spatial_reduction", stage_shape(stage, SIZE, BATCH), 0)
             for index, launch in enumerate(launches(case, gpu)):
@@ -211,7 +223,7 @@ def waves(compiled: list[Compiled], stages: tuple[int, ...]) -> list[tuple[str, 
     rows = []
     for stage in stages:
         shape = stage_shape(stage, SIZE, BATCH)
-        for op in ("attention", "spatial_reduction"):
+        for op in LAUNCHES:
             if op == "spatial_reduction" and shape.sr_ratio == 1:
                 continue
             for index, launch in enumerate(launches(Case(90, "fp16", op, shape, 0), H100)):
@@ -220,7 +232,8 @@ def waves(compiled: list[Compiled], stages: tuple[int, ...]) -> list[tuple[str, 
                     continue
                 held = resident[_variant(name, launch.constants)]
                 count = launch.blocks / (held * H100.multiprocessors)
-                direction = "forward" if index == 0 else "backward"
+                forward = index == 0 or op == "multi_head_attention"
+                direction = "forward" if forward else "backward"
                 rows.append(
                     (str(stage), name, direction, f"{launch.blocks}", f"{held}", f"{count:.1f}")
                 )
@@ -232,8 +245,8 @@ def _is_h100_fp16(compiled: Compiled) -> bool:
 
 
 def _variant(name: str, constants: dict[str, int | str]) -> tuple:
-    # C and R change little: the products are compiled for stages 1 and 3
-    return name, *(v for k, v in constants.items() if k not in ("C", "R"))
+    # widths change little: the products are compiled for stages 1 and 3
+    return name, *(v for k, v in constants.items() if k not in ("C", "R", "HEADS"))
 
 
 def rows_of(compiled: list[Compiled]) -> Iterator[tuple[str, ...]]:

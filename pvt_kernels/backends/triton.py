@@ -15,7 +15,7 @@ from pvt_kernels.backends.base import AttentionInputs, Backend, Inputs
 from pvt_kernels.ops.tensors import allows_tf32
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-OPS = ("attention", "spatial_reduction")
+OPS = ("attention", "multi_head_attention", "spatial_reduction")
 MAX_HEAD_DIM = 256
 MAX_FP32_HEAD_DIM = 128
 # a block normalises whole rows in registers

@@ -94,7 +94,9 @@ def fused_forward_cost(shape: LayerShape, dtype: torch.dtype) -> KernelCost:
     b, n, m, c = shape.batch, shape.queries, shape.keys, shape.dim
     size = dtype.itemsize
     flops = 4 * b * n * c * c + 4 * b * n * m * c
-    return KernelCost("fused forward", flops, (2 * b * n * c + 2 * b * m * c + 2 * c * c) * size)
+    return KernelCost(
+        "multi_head_attention", flops, (2 * b * n * c + 2 * b * m * c + 2 * c * c) * size
+    )
 
 
 def backward_costs(shape: LayerShape, dtype: torch.dtype) -> list[KernelCost]:
@@ -163,6 +165,7 @@ def print_model(
             counts = waves(shape, gpu, dtype)
             for direction, costs in (
                 ("fwd", forward_costs(shape, dtype)),
+                ("fused fwd", [fused_forward_cost(shape, dtype)] if shape.dim <= 128 else []),
                 ("bwd", backward_costs(shape, dtype)),
             ):
                 for cost in costs:

@@ -7,13 +7,14 @@ from torch import Tensor
 
 from pvt_kernels.benchmarking.shapes import LayerShape
 from pvt_kernels.ops.attention import triton as attention
+from pvt_kernels.ops.multi_head_attention import triton as multi_head_attention
 from pvt_kernels.ops.spatial_reduction import triton as spatial_reduction
 from pvt_kernels.ops.triton_launch import Gpu, Launch
 
 
 def launches_of_a_layer(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[Launch]:
-    """Forward and backward of both ops, on tensors of device meta."""
-    launches = attention_launches(shape, dtype, gpu)
+    """Forward and backward of every op, on tensors of device meta."""
+    launches = fused_launches(shape, dtype, gpu)[:1] + attention_launches(shape, dtype, gpu)
     return launches + (reduction_launches(shape, dtype, gpu) if shape.sr_ratio > 1 else [])
 
 
@@ -43,6 +44,22 @@ def reduction_launches(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[
         gpu, y, x, *size, weight, vector, normalized, rstd
     )
     return forward + backward
+
+
+def fused_launches(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[Launch]:
+    """The fused forward in inference and in training; nothing where the layer is not fused."""
+    B, N, M, C = shape.batch, shape.queries, shape.keys, shape.dim
+    tile = multi_head_attention.fused_tile(gpu, dtype, C)
+    if tile is None:
+        return []
+    x, kv, weight, bias = (
+        _empty(*sizes, dtype=dtype) for sizes in ((B, N, C), (B, M, 2 * C), (C, C), (C,))
+    )
+    layers = (weight, bias, weight, bias)
+    return [
+        multi_head_attention.fused_launch(tile, x, kv, *layers, shape.heads, 1.0, save)[0]
+        for save in (False, True)
+    ]
 
 
 def _empty(*sizes: int, dtype: torch.dtype) -> Tensor:

@@ -49,11 +49,7 @@ def test_the_backward_fills_an_h100_at_least_twice(stage):
     counts = model.waves(stage_shape(stage, SIZE, batch=2), gpu, torch.float16)
     for name in ("attention_dq", "attention_dkdv", "dweight", "dx"):
         assert counts[name] >= 2, name
-    assert set(counts) == {"attention_forward", "attention_dq", "attention_dkdv"} | {
-        "convolution",
-        "dweight",
-        "dx",
-    }
+    assert {"multi_head_attention", "attention_forward", "convolution"} < set(counts)
 
 
 def test_a_gpu_that_triton_does_not_support_has_no_waves():

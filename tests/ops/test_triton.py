@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pvt_kernels import attention, spatial_reduction, use_backend
+from pvt_kernels import attention, multi_head_attention, spatial_reduction, use_backend
 from pvt_kernels.backends import AttentionInputs, SpatialReductionInputs
 from pvt_kernels.backends import triton as backend
 from pvt_kernels.backends.registry import BACKENDS
+from pvt_kernels.ops.multi_head_attention import reference as mha_reference
 
-from ..error_budget import with_gradients
+from ..error_budget import check_error_budget, with_gradients
 from . import test_attention, test_spatial_reduction
 from .cases import LOW_DTYPES
 
@@ -21,6 +22,7 @@ WITHOUT_TRITON = "triton is not installed"
 triton_launch = pytest.importorskip("pvt_kernels.ops.triton_launch", reason=WITHOUT_TRITON)
 triton_attention = import_module("pvt_kernels.ops.attention.triton")
 attention_tiles = import_module("pvt_kernels.ops.attention.triton.tiles")
+triton_mha = import_module("pvt_kernels.ops.multi_head_attention.triton")
 triton_reduction = import_module("pvt_kernels.ops.spatial_reduction.triton")
 reduction_tiles = import_module("pvt_kernels.ops.spatial_reduction.triton.tiles")
 
@@ -111,6 +113,71 @@ def test_memory_around_the_inputs_is_not_used(dtype):
         assert torch.equal(a, e)
 
 
+# C, heads: PVT's first two stages, a width and a head below their blocks, one head for all
+NARROW = ((64, 1), (128, 2), (96, 3), (80, 2), (128, 1))
+
+
+def mha_inputs(C, heads, dtype, bias=True, B=2, N=70, M=37):
+    """All but `heads` and `scale`, the weights with unit gain."""
+    tensors = [torch.randn(B, N, C), torch.randn(B, M, C)]
+    for rows in (C, 2 * C, C):
+        tensors += [torch.randn(rows, C) * C**-0.5, torch.randn(rows) if bias else None]
+    return [None if t is None else t.to(dtype) for t in tensors]
+
+
+@pytest.fixture(params=["fused", "unfused"])
+def form(request, monkeypatch):
+    if request.param == "unfused":
+        monkeypatch.setattr(triton_mha, "MAX_FUSED_CHANNELS", 0)
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
+@pytest.mark.parametrize(("C", "heads"), NARROW)
+def test_multi_head_attention_in_both_forms(form, C, heads, dtype):
+    def op(*tensors):
+        with use_backend("triton"):
+            return multi_head_attention(*tensors, heads)
+
+    def definition(*tensors):
+        return mha_reference.multi_head_attention(*tensors, heads, (C // heads) ** -0.5)
+
+    names = ("out", "dx", "dy", "dWq", "dbq", "dWkv", "dbkv", "dWo", "dbo")
+    samples = [(mha_inputs(C, heads, dtype), torch.randn(2, 70, C))]
+    check_error_budget(op, definition, samples, names)
+
+
+@pytest.mark.parametrize("save", [False, True])
+def test_the_fused_forward_saves_what_the_unfused_does(monkeypatch, save):
+    inputs = mha_inputs(64, 2, torch.float32, bias=False)
+    forward = torch.ops.pvt_kernels.multi_head_attention_forward
+    fused = forward(*inputs, 2, 0.2, save, "triton")
+    monkeypatch.setattr(triton_mha, "MAX_FUSED_CHANNELS", 0)
+    unfused = forward(*inputs, 2, 0.2, save, "triton")
+    assert fused[1].shape == ((2, 70, 64) if save else (0,))
+    torch.testing.assert_close(fused, unfused, rtol=1e-4, atol=1e-5)
+
+
+def test_the_fused_forward_reads_strided_tokens_and_nothing_around_them():
+    x, *others = mha_inputs(96, 3, torch.float16)
+    around = torch.full((4, 70 + 64, 2 * 96), float("nan"), dtype=torch.float16)
+    around[1:-1, :70, :96] = x
+    with use_backend("triton"):
+        expected = multi_head_attention(x, *others, 3)
+        assert torch.equal(multi_head_attention(around[1:-1, :70, :96], *others, 3), expected)
+
+
+def test_the_forms_are_chosen_by_width_and_dtype():
+    gpu = triton_launch.Gpu(90, 132)
+    fused = [
+        (C, dtype)
+        for C in (32, 64, 128, 160, 320)
+        for dtype in LOW_DTYPES
+        if triton_mha.fused_tile(gpu, dtype, C) is not None
+    ]
+    assert fused == [(C, dtype) for C in (32, 64, 128) for dtype in LOW_DTYPES[:2]]
+
+
 def test_memory_around_a_map_is_not_used():
     x, *parameters = test_spatial_reduction.random_inputs(2, 7, 11, 24, 3)
     around = torch.full((4, 77 + 50, 24), float("nan"))
@@ -175,8 +242,10 @@ def test_the_first_shipped_tile_of_every_unit(kernel, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 def test_the_shipped_tile_of_the_spatial_reduction(dtype, monkeypatch):
-    tile = reduction_tiles.product_tile(triton_launch.Gpu(90, 2), dtype)
-    monkeypatch.setattr(triton_reduction, "product_tile", lambda *_: tile)
+    gpu, real = triton_launch.Gpu(90, 2), reduction_tiles.product_tile
+    monkeypatch.setattr(
+        triton_reduction, "product_tile", lambda _, dtype, **rows: real(gpu, dtype, **rows)
+    )
     test_spatial_reduction.check_against_oracle("triton", 1, 9, 13, 72, 3, dtype)
 
 

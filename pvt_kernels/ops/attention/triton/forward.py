@@ -90,10 +90,10 @@ def attention_forward_kernel(
 
     full = M // BLOCK_M * BLOCK_M
     for _ in range(0, full, BLOCK_M):
-        b_k = _load(p_k, m_d, D, BLOCK_D)
-        b_v = _load(p_v, m_d, D, BLOCK_D)
+        b_k = load_rows(p_k, m_d, D, BLOCK_D)
+        b_v = load_rows(p_v, m_d, D, BLOCK_D)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_log2
-        b_o, b_max, b_sum = _attend(b_s, b_v, b_o, b_max, b_sum, PRECISION)
+        b_o, b_max, b_sum = attend(b_s, b_v, b_o, b_max, b_sum, PRECISION)
         p_k += BLOCK_M * stride_kn * STRIDE_UNIT
         p_v += BLOCK_M * stride_vn * STRIDE_UNIT
     # the last tile, if it is not full
@@ -103,7 +103,7 @@ def attention_forward_kernel(
         b_v = tl.load(p_v, mask=m_m[:, None] & m_d[None, :], other=0.0)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_log2
         b_s = tl.where(m_m[None, :], b_s, float("-inf"))
-        b_o, b_max, b_sum = _attend(b_s, b_v, b_o, b_max, b_sum, PRECISION)
+        b_o, b_max, b_sum = attend(b_s, b_v, b_o, b_max, b_sum, PRECISION)
 
     b_o = b_o / b_sum[:, None]
     b_lse = b_max * 0.6931471805599453 + tl.log(b_sum)
@@ -114,7 +114,7 @@ def attention_forward_kernel(
 
 
 @triton.jit
-def _load(pointers, m_d, D: tl.constexpr, BLOCK_D: tl.constexpr):
+def load_rows(pointers, m_d, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """Whole rows: a mask is needed only where the head is narrower than its block."""
     if BLOCK_D == D:
         return tl.load(pointers)
@@ -123,7 +123,7 @@ def _load(pointers, m_d, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def _attend(b_s, b_v, b_o, b_max, b_sum, PRECISION: tl.constexpr):
+def attend(b_s, b_v, b_o, b_max, b_sum, PRECISION: tl.constexpr):
     """One tile of keys in the online softmax (Milakov and Gimelshein, 2018), to base 2."""
     b_new = tl.maximum(b_max, tl.max(b_s, 1))
     b_p = tl.exp2(b_s - b_new[:, None])
