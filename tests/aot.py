@@ -139,8 +139,9 @@ def cases(archs: list[int]) -> Iterator[Case]:
                 shape = LayerShape(2 * width, 2, 8, 200, 304, BATCH)
                 for tile in tiles:
                     yield Case(arch, dtype, "attention", shape, index, tile)
-        for stage in (1, 2):
-            case = Case(arch, dtype, "multi_head_attention", stage_shape(stage, SIZE, BATCH), 0)
+        for C, heads in ((32, 1), (64, 1), (128, 2), (128, 4)):
+            shape = LayerShape(C, heads, 8, 200, 304, BATCH)
+            case = Case(arch, dtype, "multi_head_attention", shape, 0)
             for index in range(len(launches(case, gpu))):
                 yield replace(case, index=index)
         for stage in (1, 3):

@@ -15,22 +15,22 @@ from pvt_kernels.ops.multi_head_attention.triton.forward import multi_head_atten
 from pvt_kernels.ops.tensors import with_adjacent_channels
 from pvt_kernels.ops.triton_launch import INTERPRETER, Gpu, Launch, gpu_of, run
 
-# up to here all of a query's channels fit in a block's registers
-MAX_FUSED_CHANNELS = 128
+# up to here all of a query's channels, and one head of them more, fit in a block's registers
+MAX_FUSED_CHANNELS, MAX_FUSED_HEAD_DIM = 128, 64
 
 
-def fused_tile(gpu: Gpu, dtype: torch.dtype, channels: int) -> Tile | None:
+def fused_tile(gpu: Gpu, dtype: torch.dtype, channels: int, head_dim: int) -> Tile | None:
     """The fused kernel's tile, or None where the layer is not fused: decided here alone.
 
     fp32 is not: without tensor cores the factors of three more products would fill the registers.
     """
-    if channels > MAX_FUSED_CHANNELS:
+    if channels > MAX_FUSED_CHANNELS or head_dim > MAX_FUSED_HEAD_DIM:
         return None
     if gpu == INTERPRETER:
         return INTERPRETER_TILE
     if dtype == torch.float32:
         return None
-    return Tile(64, 64, 4, 2, 2) if channels <= 64 else Tile(64, 64, 8, 2, 1)
+    return Tile(64, 64, 4, 2, 2) if channels <= 64 else Tile(64, 32, 8, 2, 1)
 
 
 def forward(
@@ -49,7 +49,7 @@ def forward(
     """The result, o, kv and lse, as multi_head_attention_forward in op.py has them."""
     kv = F.linear(y, kv_weight, kv_bias)
     gpu = gpu_of(x)
-    tile = fused_tile(gpu, x.dtype, x.shape[-1])
+    tile = fused_tile(gpu, x.dtype, x.shape[-1], x.shape[-1] // heads)
     if tile is not None:
         layers = (q_weight, q_bias, out_weight, out_bias)
         launch, (result, o, lse) = fused_launch(tile, x, kv, *layers, heads, scale, save)
