@@ -17,13 +17,14 @@ def with_gradients(
     return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(out.dtype))]
 
 
-def samples_for_a_ratio(backend: str, rows: int) -> int:
+def samples_for_a_ratio(backend: str, rows: int, least: int = 1) -> int:
     """How many random inputs of a shape make a ratio of errors more than luck.
 
     The errors within one row of an output go together, through its mean or its sum, so a shape
     with few rows needs several inputs; fewer where Triton's interpreter takes seconds for each.
     """
-    return max(1, (64 if backend == "triton" else 256) // rows)
+    samples = max(least, 256 // rows)
+    return min(max(1, samples // 4), 16) if backend == "triton" else samples
 
 
 def check_error_budget(

@@ -50,7 +50,7 @@ def check_against_oracle(backend, *shape, dtype):
 
     samples = []
     # a bias's gradient is a single row
-    for _ in range(max(16, samples_for_a_ratio(rows=B * N))):
+    for _ in range(samples_for_a_ratio(backend, rows=B * N, least=16)):
         samples.append((random_inputs(*shape, dtype=dtype), torch.randn(B, N, heads * d)))
     check_error_budget(op, definition, samples, NAMES)
 
