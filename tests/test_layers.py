@@ -75,7 +75,7 @@ def test_error_budget_against_the_published_formula(backend, name, dtype):
     parameters = [p.detach() for p in layer.parameters()]
     samples = [
         ((torch.randn(2, N, layer.dim).to(dtype), *parameters), torch.randn(2, N, layer.dim))
-        for _ in range(samples_for_a_ratio(backend, rows=2 * N))
+        for _ in range(samples_for_a_ratio(backend, rows=2 * N, least=16))
     ]
     check_error_budget(actual, definition, samples, names)
 

@@ -51,7 +51,7 @@ def check_against_oracle(device, *shape, dtype, scale=None, spread=1.0):
         return reference.attention(q, k, v, factor)
 
     samples = []
-    for _ in range(samples_for_a_ratio(rows=B * N * heads)):
+    for _ in range(samples_for_a_ratio("cuda", rows=B * N * heads)):
         inputs = random_inputs(*shape, dtype=dtype, spread=spread)
         samples.append((inputs, torch.randn(B, N, heads, d)))
     check_error_budget(on(device, factor), definition, samples, names=("o", "dq", "dk", "dv"))

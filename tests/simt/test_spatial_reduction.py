@@ -50,7 +50,7 @@ def check_against_oracle(device, B, H, W, C, R, dtype):
     M = (H // R) * (W // R)
     samples = [
         (random_inputs(B, H, W, C, R, dtype), torch.randn(B, M, C))
-        for _ in range(samples_for_a_ratio(rows=B * M))
+        for _ in range(samples_for_a_ratio("cuda", rows=B * M))
     ]
     definition = reference.spatial_reduction
     check_error_budget(at_size(on(device), H, W), at_size(definition, H, W), samples, NAMES)
