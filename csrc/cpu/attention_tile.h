@@ -12,7 +12,6 @@ namespace {
 constexpr std::int64_t kKeys = 64;
 
 constexpr float kLog2e = 1.44269504088896340736f;
-constexpr float kLn2 = 0.69314718055994530942f;
 
 // The storage of one head's row of a (B, N, heads, d) tensor.
 template <class T>
@@ -138,7 +137,11 @@ void attend(const AttentionSizes& s, const Packed<A>& k, const Packed<A>& v, std
     for (std::int64_t i = 0; i < s.head_dim; ++i)
       store(out + i * kColumns + c, load(out + i * kColumns + c) * inverse);
   }
-  for (std::int64_t i = 0; i < count; ++i) lse[i] = (w.maximum[i] + std::log2(w.total[i])) * kLn2;
+  // rounded once: what is lost here, all probabilities of the row get wrong in the backward
+  for (std::int64_t i = 0; i < count; ++i) {
+    const double base2 = w.maximum[i] + std::log2(static_cast<double>(w.total[i]));
+    lse[i] = static_cast<float>(base2 / static_cast<double>(kLog2e));
+  }
 }
 
 template <class A>
@@ -168,10 +171,13 @@ template <class A>
 void differentiate_softmax(BackwardTile<A>& w, std::int64_t keys, std::int64_t columns,
                            float factor) {
   for (std::int64_t c = 0; c < columns; c += kLanes) {
+    // in two parts, for the same reason that the forward rounds it once
     const Vec lse = load(w.lse + c) * kLog2e, delta = load(w.delta + c);
+    Vec rest;
+    for (int i = 0; i < kLanes; ++i) rest[i] = std::fma(w.lse[c + i], kLog2e, -lse[i]);
     const auto row = [&](std::int64_t key) {
       float *p = w.p + key * kColumns + c, *ds = w.ds + key * kColumns + c;
-      const Vec probability = exp2(load(p) * factor - lse);
+      const Vec probability = exp2(load(p) * factor - lse - rest);
       const Vec gradient = probability * (load(ds) - delta);
       store(p, probability);
       store(ds, gradient);

@@ -11,9 +11,12 @@ namespace {
 struct KeySums {
   // of the head at hand, and of a head that an earlier thread began
   float *dk, *dv, *shared_dk, *shared_dv;
+  // of the last few tiles: rounding errors grow with the length of a chain of sums
+  float *recent_dk, *recent_dv;
 
   KeySums(const AttentionSizes& s, Scratch& scratch) {
-    for (float** sums : {&dk, &dv, &shared_dk, &shared_dv}) *sums = scratch.take(size(s));
+    for (float** sums : {&dk, &dv, &shared_dk, &shared_dv, &recent_dk, &recent_dv})
+      *sums = scratch.take(size(s));
   }
 
   static std::int64_t size(const AttentionSizes& s) { return s.keys * padded_channels(s.head_dim); }
@@ -34,11 +37,22 @@ void store_key_sums(const AttentionSizes& s, const float* dk, const float* dv, s
   }
 }
 
+// Adds `recent` to `sums`, and begins it anew.
+inline void settle(const AttentionSizes& s, float* recent, float* sums) {
+  for (std::int64_t i = 0; i < KeySums::size(s); i += kLanes) {
+    store(sums + i, load(sums + i) + load(recent + i));
+    store(recent + i, Vec{});
+  }
+}
+
 // Calls tile_gradients(unit, tile, dk, dv), which adds to the sums, for this thread's tiles.
 template <class T, class F>
 void sum_over_tiles(const AttentionSizes& s, const Tiles& tiles, int thread, int threads,
                     const KeySums& w, const Heads& to_dk, const Heads& to_dv, F tile_gradients) {
+  constexpr std::int64_t kRecent = 16;
   const std::int64_t begin = tiles.begin(thread, threads), end = tiles.begin(thread + 1, threads);
+  for (float* recent : {w.recent_dk, w.recent_dv})
+    std::fill(recent, recent + KeySums::size(s), 0.0f);
   for (std::int64_t tile = begin; tile < end; ++tile) {
     const std::int64_t unit = tiles.group(tile);
     const bool began = unit * tiles.per_group >= begin;
@@ -48,7 +62,11 @@ void sum_over_tiles(const AttentionSizes& s, const Tiles& tiles, int thread, int
       std::fill(dk, dk + KeySums::size(s), 0.0f);
       std::fill(dv, dv + KeySums::size(s), 0.0f);
     }
-    tile_gradients(unit, tile, dk, dv);
+    tile_gradients(unit, tile, w.recent_dk, w.recent_dv);
+    if (ends || tile + 1 == end || tile % kRecent == 0) {
+      settle(s, w.recent_dk, dk);
+      settle(s, w.recent_dv, dv);
+    }
     if (began && ends) store_key_sums<T>(s, dk, dv, unit, to_dk, to_dv);
   }
 }

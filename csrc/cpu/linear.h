@@ -116,6 +116,8 @@ struct WeightGradient {
   std::int64_t in, rows;
   // [strips][rows][kColumns]
   float* sums;
+  // the bias's, in fp64: no product breaks the chain of as many sums as there are tiles
+  double* bias_sums;
   // tiles of the gradient of what comes out, [rows][kColumns] each, and of what came in, over
   // tokens
   float* d_out;
@@ -124,6 +126,7 @@ struct WeightGradient {
   WeightGradient(std::int64_t out, std::int64_t in, int threads, Scratch& own)
       : in(in), rows(round_up((out + threads - 1) / threads, kRows)) {
     sums = own.take(round_up(in, kColumns) * rows);
+    bias_sums = own.take<double>(rows);
     d_out = own.take(kTiles * rows * kColumns);
     x = own.take<Unit>(units_of<A>(kColumns) * kColumns);
   }
@@ -146,7 +149,7 @@ void linear_gradient(const WeightGradient<A>& w, int thread, std::int64_t out, s
   if (rows <= 0) return;
   auto* weight = static_cast<Storage*>(to.weight) + begin * in;
   if (tiles == 0) std::fill(weight, weight + rows * in, Storage{});
-  std::fill(to.bias + begin, to.bias + begin + rows, 0.0f);
+  std::fill(w.bias_sums, w.bias_sums + rows, 0.0);
   for (std::int64_t group = 0; group < tiles; group += w.kTiles) {
     const std::int64_t end = std::min(group + w.kTiles, tiles);
     ByRows<A> left[WeightGradient<A>::kTiles];
@@ -159,7 +162,7 @@ void linear_gradient(const WeightGradient<A>& w, int thread, std::int64_t out, s
         Vec total = {};
         for (std::int64_t c = 0; c < columns; c += kLanes)
           total += load(gradients + row * kColumns + c);
-        to.bias[begin + row] += sum(total);
+        w.bias_sums[row] += sum(total);
       }
       left[tile - group] = by_rows<A>(gradients, rows, columns);
       left[tile - group].depth = units_of<A>(count);
@@ -181,6 +184,7 @@ void linear_gradient(const WeightGradient<A>& w, int thread, std::int64_t out, s
       }
     }
   }
+  std::copy(w.bias_sums, w.bias_sums + rows, to.bias + begin);
 }
 
 }  // namespace

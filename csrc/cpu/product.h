@@ -78,7 +78,7 @@ constexpr int kRows = 6;
 // Columns of a register block.
 constexpr int kTile = kBlockVectors * kLanes;
 // Units in a chain of sums; rounding errors grow with it.
-constexpr std::int64_t kChain = 64;
+constexpr std::int64_t kChain = 32;
 
 // The left factor of a product, rows x depth units: the unit of row i at depth k is
 // data[i * stride + k], or data[k * stride + i] where it lies by columns.
