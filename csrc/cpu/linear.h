@@ -158,12 +158,8 @@ void linear_gradient(const WeightGradient<A>& w, int thread, std::int64_t out, s
       float* gradients = w.d_out + (tile - group) * rows * kColumns;
       load_columns<Floats, T>(token_row<T>(d_out, tile / per_image, first_of(tile)) + begin,
                               d_out.token_stride, count, rows, gradients);
-      for (std::int64_t row = 0; row < rows; ++row) {
-        Vec total = {};
-        for (std::int64_t c = 0; c < columns; c += kLanes)
-          total += load(gradients + row * kColumns + c);
-        w.bias_sums[row] += sum(total);
-      }
+      for (std::int64_t row = 0; row < rows; ++row)
+        w.bias_sums[row] += row_sum(gradients + row * kColumns, columns);
       left[tile - group] = by_rows<A>(gradients, rows, columns);
       left[tile - group].depth = units_of<A>(count);
     }

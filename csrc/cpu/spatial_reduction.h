@@ -24,9 +24,6 @@ struct SpatialReductionSizes {
   std::int64_t patches() const { return batch * patches_per_image(); }
   // values of one patch, R * R * C
   std::int64_t depth() const { return sr_ratio * sr_ratio * channels; }
-  // of a weight's row reordered in scratch memory, from any value of which a whole vector can be
-  // read
-  std::int64_t reordered_stride() const { return padded_channels(depth() + 15); }
 };
 
 // Bytes of scratch memory for all threads; the caller allocates it, 64-byte aligned.

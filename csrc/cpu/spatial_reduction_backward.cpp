@@ -55,12 +55,6 @@ struct BackwardScratch {
   };
 };
 
-float row_sum(const float* row, std::int64_t columns) {
-  Vec total = {};
-  for (std::int64_t c = 0; c < columns; c += kLanes) total += load(row + c);
-  return sum(total);
-}
-
 // dz = rstd * (g - mean(g) - normalized * mean(g * normalized)) with g = dy * norm_weight, column
 // by column; and the sums over columns. Columns up to a whole vector have dy = normalized = 0.
 void layer_norm_tile(const SpatialReductionSizes& s, const float* norm_weight, const float* dy,

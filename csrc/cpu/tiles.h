@@ -169,6 +169,13 @@ void columns_to_row_units(const float* tile, std::int64_t values, std::int64_t c
   }
 }
 
+// Of a tile's row, to a whole vector of columns.
+inline float row_sum(const float* row, std::int64_t columns) {
+  Vec total = {};
+  for (std::int64_t c = 0; c < columns; c += kLanes) total += load(row + c);
+  return sum(total);
+}
+
 inline void fill_rows(float* tile, std::int64_t rows, const float* values) {
   for (std::int64_t row = 0; row < rows; ++row)
     std::fill_n(tile + row * kColumns, kColumns, values == nullptr ? 0.0f : values[row]);

@@ -7,15 +7,17 @@ import threading
 import torch
 from torch import Tensor
 
+from pvt_kernels._C import cpu
+
 # a workspace of up to this size is kept for the thread's next call
 KEPT_WORKSPACE_BYTES = 16 * 2**20
 
 _kept = threading.local()
 
 
-def dtype_name(tensor: Tensor) -> str:
-    """ "float32", "bfloat16" or "float16", as the kernels call it."""
-    return str(tensor.dtype).removeprefix("torch.")
+def tokens(t: Tensor) -> cpu.Tokens:
+    """(B, N, C) with adjacent channels, as the kernels take it."""
+    return cpu.Tokens(t.data_ptr(), *t.stride()[:2])
 
 
 def workspace(size: int) -> Tensor:

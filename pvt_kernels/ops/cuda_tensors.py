@@ -19,11 +19,6 @@ def aligned(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def dtype_name(tensor: Tensor) -> str:
-    """ "float32", "bfloat16" or "float16", as the kernels call it."""
-    return str(tensor.dtype).removeprefix("torch.")
-
-
 def device_and_stream(tensor: Tensor) -> tuple[int, int]:
     """The tensor's device and the address of the stream that PyTorch works on there."""
     return tensor.device.index, torch.cuda.current_stream(tensor.device).cuda_stream

@@ -11,6 +11,11 @@ def with_adjacent_channels(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
+def dtype_name(tensor: Tensor) -> str:
+    """ "float32", "bfloat16" or "float16", as the kernels call it."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def allows_tf32() -> bool:
     """Whether PyTorch's own products of fp32 matrices on GPUs may round their factors to TF32."""
     matmul = torch.backends.cuda.matmul

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pvt_kernels._C import cpu
-from pvt_kernels.ops.cpu_tensors import dtype_name, workspace
-from pvt_kernels.ops.tensors import with_adjacent_channels
+from pvt_kernels.ops.cpu_tensors import workspace
+from pvt_kernels.ops.tensors import dtype_name, with_adjacent_channels
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:

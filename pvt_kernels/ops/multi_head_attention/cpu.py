@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pvt_kernels._C import cpu
-from pvt_kernels.ops.cpu_tensors import dtype_name, workspace
-from pvt_kernels.ops.tensors import with_adjacent_channels
+from pvt_kernels.ops.cpu_tensors import tokens, workspace
+from pvt_kernels.ops.tensors import dtype_name, with_adjacent_channels
 
 
 def forward(
@@ -36,7 +36,7 @@ def forward(
     scratch = workspace(cpu.multi_head_attention_forward_workspace(sizes))
     layers = map(_linear, weights, biases)
     cpu.multi_head_attention_forward(
-        cpu.MultiHeadAttention(sizes, _tokens(x), _tokens(y), *layers),
+        cpu.MultiHeadAttention(sizes, tokens(x), tokens(y), *layers),
         result.data_ptr(),
         o.data_ptr() if save else 0,
         *(t.data_ptr() for t in (kv, lse, scratch)),
@@ -69,8 +69,8 @@ def backward(
     sizes = _sizes(x, y, lse.shape[1], scale)
     scratch = workspace(cpu.multi_head_attention_backward_workspace(sizes))
     cpu.multi_head_attention_backward(
-        cpu.MultiHeadAttention(sizes, _tokens(x), _tokens(y), *map(_linear, weights, biases)),
-        _tokens(dresult),
+        cpu.MultiHeadAttention(sizes, tokens(x), tokens(y), *map(_linear, weights, biases)),
+        tokens(dresult),
         *(t.data_ptr() for t in (o, kv, lse, dx, dy)),
         *(
             cpu.LinearGradient(w.data_ptr(), b.data_ptr())
@@ -88,10 +88,6 @@ def _vector(bias: Tensor | None) -> Tensor | None:
 
 def _linear(weight: Tensor, bias: Tensor | None) -> cpu.Linear:
     return cpu.Linear(weight.data_ptr(), 0 if bias is None else bias.data_ptr())
-
-
-def _tokens(t: Tensor) -> cpu.Tokens:
-    return cpu.Tokens(t.data_ptr(), *t.stride()[:2])
 
 
 def _sizes(x: Tensor, y: Tensor, heads: int, scale: float) -> cpu.AttentionSizes:

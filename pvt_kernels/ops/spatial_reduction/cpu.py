@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pvt_kernels._C import cpu
-from pvt_kernels.ops.cpu_tensors import dtype_name, workspace
-from pvt_kernels.ops.tensors import with_adjacent_channels
+from pvt_kernels.ops.cpu_tensors import tokens, workspace
+from pvt_kernels.ops.tensors import dtype_name, with_adjacent_channels
 
 
 def forward(
@@ -34,7 +34,7 @@ def forward(
     scratch = workspace(cpu.spatial_reduction_forward_workspace(sizes))
     cpu.spatial_reduction_forward(
         sizes,
-        _tokens(x),
+        tokens(x),
         *(t.data_ptr() for t in (weight, *vectors, y, normalized, rstd, scratch)),
     )
     return y, normalized, rstd
@@ -66,7 +66,7 @@ def backward(
     cpu.spatial_reduction_backward(
         sizes,
         dy.data_ptr(),
-        _tokens(x),
+        tokens(x),
         *(t.data_ptr() for t in (weight, gamma, normalized, rstd)),
         *(t.data_ptr() for t in (dx, dweight, dbias, dnorm_weight, dnorm_bias, scratch)),
     )
@@ -77,10 +77,6 @@ def backward(
         dnorm_weight.to(norm_weight.dtype, copy=True),
         dnorm_bias.to(norm_weight.dtype, copy=True),
     )
-
-
-def _tokens(x: Tensor) -> cpu.Tokens:
-    return cpu.Tokens(x.data_ptr(), *x.stride()[:2])
 
 
 def _sizes(x: Tensor, H: int, W: int, R: int, eps: float) -> cpu.SpatialReductionSizes:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pvt_kernels import _C
-from pvt_kernels.ops.cuda_tensors import aligned, device_and_stream, dtype_name
+from pvt_kernels.ops.cuda_tensors import aligned, device_and_stream
+from pvt_kernels.ops.tensors import dtype_name
 
 
 def forward(
