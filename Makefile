@@ -7,12 +7,15 @@ cpp_files := $(shell find csrc python tests/csrc tests/simt -name '*.h' -o -name
 build_files := setup.py CMakeLists.txt $(shell find csrc python -type f)
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(installed)  ## make .venv, with the package installed in place, or bring it up to date
 
 test: $(installed)  ## run the tests
 	$(python) -m pytest tests
+
+test-systems: $(installed)  ## train each system on generated data until it has learned
+	$(python) -m pytest tests -m systems
 
 aot: $(installed)  ## compile the Triton kernels for every architecture, without a GPU
 	$(python) -m tests.aot --output benchmarks/results/triton-kernels.md
@@ -53,4 +56,4 @@ $(installed): pyproject.toml $(build_files)
 	$(python) -m pip install --editable '.[dev]'
 	touch $@
 
-.PHONY: help venv test aot sanitize cubins bench bench-full lint format clean
+.PHONY: help venv test test-systems aot sanitize cubins bench bench-full lint format clean

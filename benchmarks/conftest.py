@@ -13,9 +13,9 @@ from functools import cache
 import pytest
 import torch
 
+from pvt_kernels.arguments import default_device
 from pvt_kernels.benchmarking import environment
 from pvt_kernels.benchmarking.cases import MEMORY, Case, Suite, suite
-from pvt_kernels.benchmarking.cli import default_device
 from pvt_kernels.benchmarking.contenders import contenders
 from pvt_kernels.benchmarking.report import outcome, print_tables, wide_console
 from pvt_kernels.benchmarking.results import (

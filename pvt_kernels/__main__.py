@@ -1,8 +1,8 @@
-"""python -m pvt_kernels info | bench | plot"""
+"""python -m pvt_kernels"""
 
 import sys
 
-from pvt_kernels.benchmarking.cli import main
+from pvt_kernels.cli import main
 
 # the guard: processes that measure memory import the main module again
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.pop("PVT_KERNELS_BACKEND", None)
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -15,3 +17,11 @@ if not torch.cuda.is_available():
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shapes_data(tmp_path_factory) -> dict[str, Path]:
+    """The folders of generated data by layout: 24 images to train and 6 to test."""
+    from pvt_kernels.datasets.shapes import make_data
+
+    return make_data(tmp_path_factory.mktemp("shapes") / "data", images=24)

@@ -1,11 +1,10 @@
-"""The command line: python -m pvt_kernels info | bench | plot."""
+"""The commands info, bench and plot."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from rich.console import Console
@@ -18,12 +17,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pvt_kernels import models
+from pvt_kernels import arguments, models
 from pvt_kernels.benchmarking import environment, info
 from pvt_kernels.benchmarking.cases import DTYPES, QUICK_SIZE, Suite, suite
 from pvt_kernels.benchmarking.model import GPU_MODELS, print_model
 from pvt_kernels.benchmarking.plots import write_plots
-from pvt_kernels.benchmarking.report import markdown, print_tables, wide_console
+from pvt_kernels.benchmarking.report import markdown, print_tables
 from pvt_kernels.benchmarking.results import Results
 from pvt_kernels.benchmarking.runner import run_case
 from pvt_kernels.benchmarking.shapes import STAGES, parse_size
@@ -32,19 +31,6 @@ from pvt_kernels.benchmarking.timing import matmul_gflops
 RESULTS_FOLDER = Path("benchmarks/results")
 # linear SRA pools to 7 x 7: the peers compute another layer
 MODELS = tuple(name for name in models.names() if not name.endswith("linear"))
-T = TypeVar("T")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    console = wide_console()
-    try:
-        options.run(options, console)
-    except (ImportError, OSError, ValueError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        return 1
-    return 0
 
 
 def run_suite(chosen: Suite, results: Results, console: Console, save: Callable[[], None]) -> None:
@@ -108,10 +94,8 @@ def _plot(options: argparse.Namespace, console: Console) -> None:
         console.print(str(path), markup=False)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pvt_kernels", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="info | bench | plot")
-
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add the commands to a parser's subparsers."""
     command = commands.add_parser("info", help="versions, devices, backends and models")
     command.set_defaults(run=lambda _, console: info.print_info(console))
 
@@ -123,12 +107,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_bench)
     command.add_argument("--quick", action="store_true", help="one size, fp32, pvt_tiny")
-    command.add_argument("--device", type=_device, default=default_device(), metavar="cpu|cuda")
+    command.add_argument(
+        "--device", type=arguments.device, default=arguments.default_device(), metavar="cpu|cuda"
+    )
     command.add_argument("--dtype", nargs="+", choices=DTYPES, type=str)
-    command.add_argument("--sizes", nargs="+", type=_typed(parse_size), metavar="HxW")
+    command.add_argument("--sizes", nargs="+", type=arguments.typed(parse_size), metavar="HxW")
     command.add_argument("--stages", nargs="+", type=int, choices=STAGES)
     command.add_argument("--models", nargs="+", choices=MODELS)
-    command.add_argument("--batch", type=_typed(_positive), default=1, metavar="N")
+    command.add_argument("--batch", type=arguments.whole(1), default=1, metavar="N")
     command.add_argument(
         "--model",
         choices=GPU_MODELS,
@@ -139,35 +125,3 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("plot", help="draw the plots of a results.json again")
     command.set_defaults(run=_plot)
     command.add_argument("results", type=Path, metavar="RESULTS.json")
-    return parser
-
-
-def default_device() -> str:
-    """cuda if there is a GPU, else cpu."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _device(text: str) -> str:
-    accepted = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    if text not in accepted:
-        hint = " (PyTorch sees no GPU)" if text == "cuda" else ""
-        raise argparse.ArgumentTypeError(f"given {text!r}, accepted {' or '.join(accepted)}{hint}")
-    return text
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"given {text!r}, accepted a whole number of at least 1")
-    return int(text)
-
-
-def _typed(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """As argparse wants it, to show the message."""
-
-    def convert(text: str) -> T:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return convert

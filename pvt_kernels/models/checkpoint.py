@@ -1,6 +1,8 @@
 """Loading published checkpoints."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,9 +17,12 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         RuntimeError: keys or shapes differ (`torch.nn.Module.load_state_dict` lists them).
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(unwrap(torch.load(path, map_location="cpu", weights_only=True)))
+
+
+def unwrap(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the state_dict in a checkpoint's content: bare, or under "model" or "state_dict"."""
     for wrapper in ("model", "state_dict"):
         if wrapper in checkpoint:
-            checkpoint = checkpoint[wrapper]
-            break
-    model.load_state_dict(checkpoint)
+            return checkpoint[wrapper]
+    return checkpoint

@@ -7,6 +7,7 @@ import pytest
 
 from pvt_kernels.benchmarking import cli, runner
 from pvt_kernels.benchmarking.contenders import EAGER_SRA, PEERS
+from pvt_kernels.cli import main
 
 
 def briefly(case, chosen, progress):
@@ -29,13 +30,13 @@ def briefly(case, chosen, progress):
 )
 def test_errors_name_argument_given_and_accepted(arguments, message, capsys):
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["bench", *arguments])
+        main(["bench", *arguments])
     assert exit_.value.code == 2
     assert re.search(message, capsys.readouterr().err)
 
 
 def test_plot_of_a_missing_file_is_an_error(capsys, tmp_path):
-    assert cli.main(["plot", str(tmp_path / "none.json")]) == 1
+    assert main(["plot", str(tmp_path / "none.json")]) == 1
     assert "none.json" in capsys.readouterr().err
 
 
@@ -49,7 +50,7 @@ def test_bench_writes_results_tables_and_plots(tmp_path, capsys, monkeypatch):
         "--models=pvt_tiny",
     ]
     monkeypatch.setattr(cli, "run_case", briefly)
-    assert cli.main([*arguments, "--output", str(tmp_path)]) == 0
+    assert main([*arguments, "--output", str(tmp_path)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {
         "results.json",
         "table.md",
@@ -60,12 +61,12 @@ def test_bench_writes_results_tables_and_plots(tmp_path, capsys, monkeypatch):
     assert "Attention layers of PVT" in capsys.readouterr().out
     for path in tmp_path.glob("*.png"):
         path.unlink()
-    assert cli.main(["plot", str(tmp_path / "results.json")]) == 0
+    assert main(["plot", str(tmp_path / "results.json")]) == 0
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
 def test_info_names_versions_backends_and_models(capsys):
-    assert cli.main(["info"]) == 0
+    assert main(["info"]) == 0
     text = capsys.readouterr().out
     for word in ("torch", "compiled", "sdpa", "reference", "pvt_v2_b5", "13.2"):
         assert word in text

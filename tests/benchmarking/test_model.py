@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from pvt_kernels.benchmarking import cli, model
+from pvt_kernels.benchmarking import model
 from pvt_kernels.benchmarking.shapes import STAGES, stage_shape
+from pvt_kernels.cli import main
 
 SIZE = (800, 1216)
 
@@ -59,7 +60,7 @@ def test_a_gpu_that_triton_does_not_support_has_no_waves():
 @pytest.mark.parametrize("name", model.GPU_MODELS)
 def test_the_command_prints_every_kernel_and_measures_nothing(name, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["bench", "--model", name, "--stages", "1", "4", "--batch", "2"]) == 0
+    assert main(["bench", "--model", name, "--stages", "1", "4", "--batch", "2"]) == 0
     printed = capsys.readouterr().out
     for cost in model.forward_costs(stage_shape(1, SIZE), torch.float16):
         assert cost.name in printed

@@ -1,0 +1,1 @@
+"""Trains and evaluates a `System` by its `Recipe`, on one or many processes."""
