@@ -20,7 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # 0 is what a command that returns nothing means
         return options.run(options, console) or 0
     except (ImportError, OSError, ValueError, ArithmeticError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        # no line breaks of its own: they would cut paths in two
+        Console(stderr=True, soft_wrap=True).print(
+            f"error: {error}", style="red", markup=False, highlight=False
+        )
         return 1
 
 

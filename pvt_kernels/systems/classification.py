@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from timm.data import Mixup, create_transform
+from timm.data import Mixup, auto_augment, create_transform
+from timm.data.auto_augment import RandAugment
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 from torchmetrics import MetricCollection
@@ -109,7 +111,7 @@ RECIPES = (
 
 def dataset(root: Path, recipe: ClassificationRecipe, train: bool) -> ImageFolder:
     """Open ImageNet's layout: crops (3, image_size, image_size), normalised, and a class."""
-    return image_folder(root, train, _train_transform(recipe) if train else eval_transform(recipe))
+    return image_folder(root, train, train_transform(recipe) if train else eval_transform(recipe))
 
 
 def eval_transform(recipe: ClassificationRecipe):
@@ -117,8 +119,9 @@ def eval_transform(recipe: ClassificationRecipe):
     return create_transform(recipe.image_size, interpolation="bicubic", crop_pct=recipe.crop_ratio)
 
 
-def _train_transform(recipe: ClassificationRecipe):
-    return create_transform(
+def train_transform(recipe: ClassificationRecipe):
+    """Crop, flip, augment and normalise as DeiT does, and erase a rectangle."""
+    transform = create_transform(
         recipe.image_size,
         is_training=True,
         scale=(recipe.crop_scale, 1.0),
@@ -129,6 +132,19 @@ def _train_transform(recipe: ClassificationRecipe):
         re_prob=recipe.erasing,
         re_mode="pixel",
     )
+    # the strongest posterisation keeps no bit, which Pillow refuses from version 13 on
+    for step in transform.transforms:
+        for op in step.ops if isinstance(step, RandAugment) else ():
+            if op.aug_fn is auto_augment.posterize:
+                op.aug_fn = _posterize
+    return transform
+
+
+def _posterize(image: Image.Image, bits: int, **fill: Any) -> Image.Image:
+    """Keep the highest bits of each value; black where that is none."""
+    if bits < 1:
+        return Image.new(image.mode, image.size)
+    return auto_augment.posterize(image, bits, **fill)
 
 
 def build(model: str, classes: Sequence[str], recipe: ClassificationRecipe) -> nn.Module:

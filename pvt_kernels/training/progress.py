@@ -36,7 +36,7 @@ class Reporter:
         self.console = console
         self.total = total
         # what a killed run logged after its checkpoint is logged again
-        self.writer = SummaryWriter(str(folder), purge_step=start)
+        self.writer = SummaryWriter(str(folder), purge_step=start + 1)
         columns = (
             "{task.description}",
             BarColumn(),

@@ -92,7 +92,7 @@ class Recipe:
 def override(recipe: R, settings: Mapping[str, str]) -> R:
     """Replace fields by values written as in Python, such as {"epochs": "10"}.
 
-    Naming one of epochs and iterations takes the other away.
+    Of epochs and iterations the last one named holds, and takes the other away.
 
     Raises:
         ValueError: there is no such field, or the value is not of its type.
@@ -111,8 +111,8 @@ def override(recipe: R, settings: Mapping[str, str]) -> R:
                 f"recipe {recipe.name} has no setting {name!r}, accepted {', '.join(changeable)}"
             )
         values[name] = _parse(recipe.name, name, text, hints[name])
-    for name, other in (("epochs", "iterations"), ("iterations", "epochs")):
-        if name in values and other not in values:
+        other = {"epochs": "iterations", "iterations": "epochs"}.get(name)
+        if other:
             values[other] = None
     return dataclasses.replace(recipe, **values)
 

@@ -9,9 +9,7 @@ from torch import nn
 from pvt_kernels import models, systems
 from pvt_kernels.training.optimizer import make_optimizer, parameter_groups, set_rate
 
-RECIPE = replace(
-    systems.load("classification").recipes[0], weight_decay=0.05, learning_rate=1e-3
-)
+RECIPE = replace(systems.load("classification").recipes[0], weight_decay=0.05, learning_rate=1e-3)
 
 
 class Detector(nn.Module):

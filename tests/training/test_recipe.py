@@ -33,6 +33,7 @@ def test_a_length_in_epochs_replaces_one_in_iterations():
     changed = recipe.override(POLY, {"epochs": "3", "evaluate_every": "2"})
     assert changed.iterations is None and changed.total_steps(7) == 21
     assert changed.evaluation_steps(7) == 14
+    assert recipe.override(changed, {"epochs": "9", "iterations": "5"}).total_steps(7) == 5
     assert POLY.total_steps(7) == 80_000 and POLY.evaluation_steps(7) == 1
 
 
@@ -44,7 +45,7 @@ def test_a_length_in_epochs_replaces_one_in_iterations():
         ({"batch_size": "2.5"}, r"batch_size: given '2.5', accepted int"),
         ({"clip_norm": "high"}, r"clip_norm: given 'high', accepted float or None"),
         ({"batch_size": "0"}, r"batch_size must be positive, got 0"),
-        ({"epochs": "1", "iterations": "1"}, r"one of epochs and iterations"),
+        ({"epochs": "None"}, r"one of epochs and iterations must be given, got None and None"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

@@ -1,0 +1,38 @@
+"""Each system learns the generated data on two CPU cores: `make test-systems`."""
+
+import pytest
+
+from pvt_kernels import systems
+from pvt_kernels.datasets.shapes import make_data
+from pvt_kernels.systems import NAMES
+from pvt_kernels.training.distributed import Processes
+from pvt_kernels.training.engine import Run, Training
+from pvt_kernels.training.recipe import find
+
+LAYOUTS = {"classification": "image_folder"}
+# of the figures on the images to test, after the recipe "shapes"
+BARS = {"classification": {"top1": 0.95}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("learning") / "data")
+
+
+@pytest.mark.systems
+@pytest.mark.parametrize("name", NAMES)
+def test_a_system_learns_the_shapes(name, data, tmp_path):
+    import torch
+    from rich.console import Console
+
+    system = systems.load(name)
+    run = Run(
+        system=system,
+        recipe=find(system.recipes, "shapes", None),
+        data=data[LAYOUTS[name]],
+        output=tmp_path,
+        workers=1,
+    )
+    metrics = Training(run, Processes(0, 1, torch.device("cpu"))).run(Console()).metrics
+    for figure, bar in BARS[name].items():
+        assert metrics[figure] >= bar, metrics
