@@ -90,7 +90,7 @@ RECIPES = (
         model="pvt_v2_b0",
         batch_size=32,
         micro_batch=32,
-        epochs=20,
+        epochs=10,
         learning_rate=1e-3,
         weight_decay=0.05,
         schedule=Cosine(warmup_epochs=1),

@@ -9,9 +9,8 @@ from PIL import Image
 
 from pvt_kernels import models, systems
 from pvt_kernels.cli import main
+from tests.systems import LAYOUTS
 
-# the layout that each system reads
-LAYOUTS = {"classification": "image_folder"}
 # a run of a few steps, on any system
 BRIEFLY = ("iterations=2", "evaluate_every=2", "batch_size=4", "micro_batch=4")
 

@@ -1,15 +1,16 @@
 """Each system learns the generated data on two CPU cores: `make test-systems`."""
 
 import pytest
+import torch
+from rich.console import Console
 
 from pvt_kernels import systems
 from pvt_kernels.datasets.shapes import make_data
-from pvt_kernels.systems import NAMES
 from pvt_kernels.training.distributed import Processes
 from pvt_kernels.training.engine import Run, Training
 from pvt_kernels.training.recipe import find
+from tests.systems import LAYOUTS
 
-LAYOUTS = {"classification": "image_folder"}
 # of the figures on the images to test, after the recipe "shapes"
 BARS = {"classification": {"top1": 0.95}}
 
@@ -20,11 +21,8 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.systems
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", systems.NAMES)
 def test_a_system_learns_the_shapes(name, data, tmp_path):
-    import torch
-    from rich.console import Console
-
     system = systems.load(name)
     run = Run(
         system=system,
