@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from pvt_kernels.training import checkpoint, precision, seeding
 from pvt_kernels.training.distributed import Processes, any_process, mean_of_processes
 from pvt_kernels.training.evaluation import Inference, evaluate
 from pvt_kernels.training.interruption import interruption
-from pvt_kernels.training.loading import loader, to_device
+from pvt_kernels.training.loading import batches, to_device
 from pvt_kernels.training.optimizer import make_optimizer, set_rate
 from pvt_kernels.training.order import Seeded, train_order
 from pvt_kernels.training.progress import Reporter, peak_bytes
@@ -152,20 +152,18 @@ class Training:
         options, recipe = self.options, self.recipe
         every = recipe.evaluation_steps(self.steps_per_epoch)
         inference = Inference(self.system, recipe, options.precision, options.workers)
-        batches = iter(
-            loader(
-                Seeded(self.dataset),
-                self.system.collate,
-                options.workers,
-                self.own.device,
-                batch_sampler=self.order,
-            )
+        data = batches(
+            Seeded(self.dataset),
+            self.system.collate,
+            options.workers,
+            self.own.device,
+            batch_sampler=self.order,
         )
         with interruption() as asked, self._reporter(console) as reporter:
             sums: dict[str, Tensor] = {}
             summed = 0
             for step in range(self.start, self.total):
-                for name, value in self._step(step, batches).items():
+                for name, value in self._step(step, data).items():
                     sums[name] = sums.get(name, 0) + value
                 done, summed = step + 1, summed + 1
                 evaluates = done % every == 0 or done == self.total
@@ -191,7 +189,7 @@ class Training:
                 reporter.evaluated(self.total, metrics)
         return Outcome(metrics, asked.signal)
 
-    def _step(self, step: int, batches: Any) -> dict[str, Tensor]:
+    def _step(self, step: int, data: Iterator[Any]) -> dict[str, Tensor]:
         """One optimizer step; returns this process's mean losses, on the device."""
         run, own, scaler = self.options, self.own, self.scaler
         factor = self.recipe.schedule.factor(step, self.total, self.steps_per_epoch)
@@ -201,7 +199,7 @@ class Training:
         means: dict[str, Tensor] = {}
         pieces = self.order.own
         for piece in pieces:
-            batch = to_device(next(batches), own.device)
+            batch = to_device(next(data), own.device)
             seeding.seed_all(seeding.derive(run.seed, seeding.STEP, step, piece))
             synchronised = own.world == 1 or piece == pieces[-1]
             with contextlib.nullcontext() if synchronised else self.wrapped.no_sync():

@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 from pvt_kernels.training import precision
 from pvt_kernels.training.distributed import Processes
 from pvt_kernels.training.interruption import Interruption
-from pvt_kernels.training.loading import loader, to_device
+from pvt_kernels.training.loading import batches, to_device
 from pvt_kernels.training.recipe import Recipe
 from pvt_kernels.training.system import Dataset, System
 
@@ -39,10 +39,10 @@ def evaluate(
     evaluator = system.evaluator(dataset, own.device, recipe)
     share = Subset(dataset, range(own.rank, len(dataset), own.world))
     model.eval()
-    batches = loader(
+    data = batches(
         share, system.collate, inference.workers, own.device, batch_size=recipe.micro_batch
     )
-    for batch in batches:
+    for batch in data:
         if asked and asked.signal is not None:
             return {}
         with precision.autocast(inference.precision, own.device):

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 
-def loader(
+def batches(
     dataset: Dataset,
     collate: Callable[[list[Any]], Any],
     workers: int,
     device: torch.device,
     **order: Any,
-) -> DataLoader:
-    """A DataLoader; `order` is its batch_sampler or batch_size."""
-    return DataLoader(
+) -> Iterator[Any]:
+    """The batches of a DataLoader; `order` is its batch_sampler or batch_size.
+
+    Raises:
+        ValueError, FileNotFoundError: as the dataset does, in a worker too.
+    """
+    loader = DataLoader(
         dataset,
         num_workers=workers,
         collate_fn=collate,
@@ -26,6 +30,14 @@ def loader(
         worker_init_fn=_leave_signals_to_parent,
         **order,
     )
+    try:
+        yield from loader
+    except (ValueError, FileNotFoundError) as error:
+        # of a worker comes its traceback as text, at whose end is what the dataset said
+        _, worker, message = str(error).rpartition(f"\n{type(error).__name__}: ")
+        if not worker:
+            raise
+        raise type(error)(message.strip()) from error
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -92,7 +92,8 @@ class Recipe:
 def override(recipe: R, settings: Mapping[str, str]) -> R:
     """Replace fields by values written as in Python, such as {"epochs": "10"}.
 
-    Of epochs and iterations the last one named holds, and takes the other away.
+    Of epochs and iterations the last one named holds, and takes the other away; where the unit
+    changes so and evaluate_every is not given, the end alone is evaluated.
 
     Raises:
         ValueError: there is no such field, or the value is not of its type.
@@ -114,6 +115,8 @@ def override(recipe: R, settings: Mapping[str, str]) -> R:
         other = {"epochs": "iterations", "iterations": "epochs"}.get(name)
         if other:
             values[other] = None
+            if getattr(recipe, name) is None:
+                values.setdefault("evaluate_every", values[name])
     return dataclasses.replace(recipe, **values)
 
 

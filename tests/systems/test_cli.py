@@ -12,7 +12,7 @@ from pvt_kernels.cli import main
 from tests.systems import LAYOUTS
 
 # a run of a few steps, on any system
-BRIEFLY = ("iterations=2", "evaluate_every=2", "batch_size=4", "micro_batch=4")
+BRIEFLY = ("iterations=2", "batch_size=4", "micro_batch=4")
 
 
 def run(command, system, *arguments):

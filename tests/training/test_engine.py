@@ -1,5 +1,7 @@
 """Whole runs: killed, interrupted, shared by processes, in other precisions."""
 
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,6 +185,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     saved = checkpoint.load(tmp_path / LAST)
     assert saved["step"] == 2
     assert all(value.isfinite().all() for value in saved["model"].values())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_ends_the_run_by_its_name(workers, shapes_data, tmp_path, capsys):
+    root = shutil.copytree(shapes_data["image_folder"], tmp_path / "data")
+    for image in root.glob("train/*/*.jpg"):
+        image.write_bytes(b"")
+    given = arguments({"image_folder": root}, tmp_path / "run")
+    given[given.index("--workers") + 1] = str(workers)
+    assert main(given) == 1
+    assert re.fullmatch(r"error: broken image .*/\d+\.jpg: .*\n", capsys.readouterr().err)
 
 
 def test_what_a_run_refuses_before_any_work(shapes_data, tmp_path, uninterrupted):

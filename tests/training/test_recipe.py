@@ -33,6 +33,7 @@ def test_a_length_in_epochs_replaces_one_in_iterations():
     changed = recipe.override(POLY, {"epochs": "3", "evaluate_every": "2"})
     assert changed.iterations is None and changed.total_steps(7) == 21
     assert changed.evaluation_steps(7) == 14
+    assert recipe.override(POLY, {"epochs": "3"}).evaluation_steps(7) == 21
     assert recipe.override(changed, {"epochs": "9", "iterations": "5"}).total_steps(7) == 5
     assert POLY.total_steps(7) == 80_000 and POLY.evaluation_steps(7) == 1
 
