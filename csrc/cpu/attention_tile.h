@@ -85,32 +85,39 @@ struct ForwardTile {
 
 // Turns scores[keys][kColumns] into units of probabilities relative to each column's running
 // maximum, adds them to its total, and sets `rescale` to what earlier results have to be
-// multiplied by: the online softmax of Milakov and Gimelshein (2018), in base 2.
-template <class A>
+// multiplied by: the online softmax of Milakov and Gimelshein (2018), in base 2. `extreme` finds
+// the score that the factor makes the highest.
+template <class A, Vec (*extreme)(Vec, Vec)>
 void softmax(ForwardTile<A>& w, std::int64_t keys, std::int64_t columns, float factor) {
   auto* p = reinterpret_cast<typename A::Unit*>(w.scores);
   for (std::int64_t c = 0; c < columns; c += kLanes) {
     const float* scores = w.scores + c;
+    Vec highest = load(scores);
+    for (std::int64_t key = 1; key < keys; ++key)
+      highest = extreme(highest, load(scores + key * kColumns));
     const Vec earlier = load(w.maximum + c);
-    Vec highest = earlier;
-    // in this order a NaN gets through to the probabilities
-    for (std::int64_t key = 0; key < keys; ++key)
-      highest = max(highest, load(scores + key * kColumns) * factor);
-    const Vec rescale = exp2(earlier - highest);
-    Vec total = load(w.total + c) * rescale;
-    for (std::int64_t key = 0; key < keys; key += A::kValues) {
-      const Vec first = exp2(load(scores + key * kColumns) * factor - highest);
-      Vec second = {};
-      total += first;
-      if (A::kValues == 2 && key + 1 < keys) {
-        second = exp2(load(scores + (key + 1) * kColumns) * factor - highest);
-        total += second;
+    highest = max(earlier, highest * factor);
+    const Vec rescale = A::exp2(earlier - highest);
+    const auto probability = [&](std::int64_t key) {
+      return A::exp2(load(scores + key * kColumns) * factor - highest);
+    };
+    // this block's alone, and of every other key: rounding errors grow with the length of a chain
+    Vec totals[2] = {};
+    for (std::int64_t key = 0; key < keys; key += 2) {
+      const Vec first = probability(key);
+      const Vec second = key + 1 < keys ? probability(key + 1) : Vec{};
+      totals[0] += first;
+      totals[1] += second;
+      if constexpr (A::kValues == 2) {
+        store(p + key / 2 * kColumns + c, A::units(first, second));
+      } else {
+        store(p + key * kColumns + c, first);
+        if (key + 1 < keys) store(p + (key + 1) * kColumns + c, second);
       }
-      store(p + key / A::kValues * kColumns + c, A::units(first, second));
     }
     store(w.maximum + c, highest);
     store(w.rescale + c, rescale);
-    store(w.total + c, total);
+    store(w.total + c, load(w.total + c) * rescale + (totals[0] + totals[1]));
   }
 }
 
@@ -128,7 +135,10 @@ void attend(const AttentionSizes& s, const Packed<A>& k, const Packed<A>& v, std
     const std::int64_t keys = std::min(kKeys, s.keys - key);
     multiply_chains(ByRows<A>{k.at(unit, key), k.stride, k.stride}, keys, q, kColumns, count,
                     w.scores, kColumns);
-    softmax<A>(w, keys, count, s.scale * kLog2e);
+    if (s.scale < 0)
+      softmax<A, min>(w, keys, count, s.scale * kLog2e);
+    else
+      softmax<A, max>(w, keys, count, s.scale * kLog2e);
     multiply(ByColumns<A>{v.at(unit, key / A::kValues), v.stride, units_of<A>(keys)}, s.head_dim, p,
              kColumns, count, RescaleAndAdd{out, kColumns, w.rescale});
   }
@@ -149,7 +159,7 @@ struct BackwardTile {
   using Unit = typename A::Unit;
   // the queries' tile, as right factors over channels and over tokens
   Unit *q, *d_o, *q_rows, *d_o_rows;
-  float *dq, *lse, *delta;
+  float *dq, *lse, *delta, *total;
   // of a block of keys: P and dS, and dS as a right factor over keys
   float *p, *ds;
   Unit* ds_units;
@@ -160,13 +170,17 @@ struct BackwardTile {
     for (Unit** rows : {&q_rows, &d_o_rows})
       *rows = scratch.take<Unit>(units_of<A>(kColumns) * channels);
     dq = scratch.take(channels * kColumns);
-    for (float** row : {&lse, &delta}) *row = scratch.take(kColumns);
+    for (float** row : {&lse, &delta, &total}) *row = scratch.take(kColumns);
     for (float** tile : {&p, &ds}) *tile = scratch.take(kKeys * kColumns);
-    ds_units = scratch.take<Unit>(units_of<A>(kKeys) * kColumns);
+    if constexpr (A::kValues == 1)
+      ds_units = ds;
+    else
+      ds_units = scratch.take<Unit>(units_of<A>(kKeys) * kColumns);
   }
 };
 
-// P = exp(S * scale - lse) over the scores S, and dS = P * (dP - delta) over dP.
+// P = exp(S * scale - lse) over the scores S, and dS = P * (dP - delta) over dP; adds each column
+// of P to its total.
 template <class A>
 void differentiate_softmax(BackwardTile<A>& w, std::int64_t keys, std::int64_t columns,
                            float factor) {
@@ -175,20 +189,23 @@ void differentiate_softmax(BackwardTile<A>& w, std::int64_t keys, std::int64_t c
     const Vec lse = load(w.lse + c) * kLog2e, delta = load(w.delta + c);
     Vec rest;
     for (int i = 0; i < kLanes; ++i) rest[i] = std::fma(w.lse[c + i], kLog2e, -lse[i]);
+    Vec totals[2] = {};
     const auto row = [&](std::int64_t key) {
       float *p = w.p + key * kColumns + c, *ds = w.ds + key * kColumns + c;
-      const Vec probability = exp2(load(p) * factor - lse - rest);
+      const Vec probability = A::exp2(load(p) * factor - lse - rest);
       const Vec gradient = probability * (load(ds) - delta);
+      totals[key % 2] += probability;
       store(p, probability);
       store(ds, gradient);
       return gradient;
     };
-    for (std::int64_t key = 0; key < keys; key += A::kValues) {
+    for (std::int64_t key = 0; key < keys; key += 2) {
       const Vec first = row(key);
-      Vec second = {};
-      if (A::kValues == 2 && key + 1 < keys) second = row(key + 1);
-      store(w.ds_units + key / A::kValues * kColumns + c, A::units(first, second));
+      const Vec second = key + 1 < keys ? row(key + 1) : Vec{};
+      if constexpr (A::kValues == 2)
+        store(w.ds_units + key / 2 * kColumns + c, A::units(first, second));
     }
+    store(w.total + c, load(w.total + c) + (totals[0] + totals[1]));
   }
 }
 
@@ -202,6 +219,7 @@ void differentiate(const AttentionSizes& s, const Packed<A>& k, const Packed<A>&
   const std::int64_t channels = padded_channels(s.head_dim), d = s.head_dim;
   const std::int64_t columns = round_up(count, kLanes);
   fill_rows(w.dq, d, nullptr);
+  std::fill(w.total, w.total + kColumns, 0.0f);
   for (std::int64_t key = 0; key < s.keys; key += kKeys) {
     const std::int64_t keys = std::min(kKeys, s.keys - key);
     multiply_chains(ByRows<A>{k.at(unit, key), k.stride, k.stride}, keys, w.q, kColumns, columns,
@@ -215,6 +233,12 @@ void differentiate(const AttentionSizes& s, const Packed<A>& k, const Packed<A>&
              Add{dv + key * channels, channels});
     multiply(by_rows<A>(w.ds, keys, columns), keys, w.q_rows, channels, d,
              Add{dk + key * channels, channels});
+  }
+  // the total is 1 but for the rounding of lse, which is not to scale all of dq
+  for (std::int64_t c = 0; c < columns; c += kLanes) {
+    const Vec inverse = 1.0f / load(w.total + c);
+    for (std::int64_t i = 0; i < d; ++i)
+      store(w.dq + i * kColumns + c, load(w.dq + i * kColumns + c) * inverse);
   }
 }
 

@@ -80,10 +80,11 @@ void prepare_tile(const MultiHeadAttention& a, const BackwardScratch<A, T>& shar
   columns_to_row_units<A>(w.d_o, d, columns, w.tile.d_o_rows, stride);
   load_columns<Floats, T>(o + head * d, C, count, d, w.o);
   for (std::int64_t c = 0; c < columns; c += kLanes) {
-    Vec delta = {};
-    for (std::int64_t i = c; i < d * kColumns; i += kColumns)
-      delta += load(w.d_o + i) * load(w.o + i);
-    store(w.tile.delta + c, delta);
+    // of every fourth channel: a row's error of delta is in all its gradients
+    Vec delta[4] = {};
+    for (std::int64_t i = 0; i < d; ++i)
+      delta[i % 4] += load(w.d_o + i * kColumns + c) * load(w.o + i * kColumns + c);
+    store(w.tile.delta + c, (delta[0] + delta[1]) + (delta[2] + delta[3]));
   }
   copy_units<A>(w.d_o, d, columns, w.tile.d_o);
   std::copy_n(lse, count, w.tile.lse);

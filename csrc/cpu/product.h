@@ -17,6 +17,7 @@ struct Floats {
   using Unit = float;
   static constexpr int kValues = 1;
   static Vec multiply_add(Vec sum, Unit weight, Vec values) { return sum + weight * values; }
+  static Vec exp2(Vec x) { return cpu::exp2(x); }
   // units of a value from each of two vectors, of which units of one value need no second
   static Vec units(Vec first, Vec) { return first; }
 };
@@ -33,6 +34,8 @@ struct Bf16Pairs {
     std::memcpy(&bits, &weight, sizeof bits);
     return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(bits), (__m512bh)values);
   }
+
+  static Vec exp2(Vec x) { return exp2_for_bf16(x); }
 
   static Vec units(Vec first, Vec second) {
     // the conversion puts `first` into the low half of the register, `second` into the high one
@@ -89,6 +92,15 @@ struct ByRows {
   std::int64_t stride, depth;
 
   const typename A::Unit* at(std::int64_t i, std::int64_t k) const { return data + i * stride + k; }
+
+  // Rows from `row` on, for the block after the one at hand: a weight whose rows are far apart is
+  // nothing that the hardware would fetch ahead.
+  void prefetch(std::int64_t row, std::int64_t rows) const {
+    constexpr std::int64_t kCacheLine = 64 / sizeof(typename A::Unit);
+    for (std::int64_t i = row; i < row + rows; ++i) {
+      for (std::int64_t k = 0; k < depth; k += kCacheLine) __builtin_prefetch(at(i, k));
+    }
+  }
 };
 
 template <class A>
@@ -98,6 +110,9 @@ struct ByColumns {
   std::int64_t stride, depth;
 
   const typename A::Unit* at(std::int64_t i, std::int64_t k) const { return data + k * stride + i; }
+
+  // One block's columns are in the cache lines of its neighbour's.
+  void prefetch(std::int64_t, std::int64_t) const {}
 };
 
 // What becomes of a vector of sums at (row, column).
@@ -137,6 +152,7 @@ void multiply_block(const Left& left, std::int64_t row,
                     const typename Left::Arithmetic::Unit* right, std::int64_t right_stride,
                     std::int64_t column, const Finish& finish) {
   using A = typename Left::Arithmetic;
+  left.prefetch(row + Rows, Rows);
   Vec sum[Rows][Vectors] = {};
   for (std::int64_t k = 0; k < left.depth; ++k) {
     const auto* weights = left.at(row, k);
