@@ -134,8 +134,12 @@ def select(inputs: Inputs) -> str:
         RuntimeError: if a backend is forced and can't run the call, with everyone's reasons.
         ValueError: if PVT_KERNELS_BACKEND names no backend.
     """
-    decision = decide(inputs)
     record = _recorded.get()
+    preferred = forced() or priority(inputs.device, inputs.dtype)[0]
+    # what most calls come to; nobody asks for the other backends' reasons
+    if record is None and not _not_supported_reasons(preferred, inputs):
+        return preferred
+    decision = decide(inputs)
     if record is not None and decision not in record:
         record.append(decision)
     if decision.backend is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -23,8 +25,10 @@ def cast(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.to(dtype) if _is_cast(t) else t for t in tensors)
 
 
-def suspended(tensor: Tensor) -> torch.autocast:
+def suspended(tensor: Tensor) -> AbstractContextManager[None]:
     """Within it a kernel's own PyTorch calls keep the dtypes that it gives them."""
+    if not is_enabled(tensor):
+        return nullcontext()
     return torch.autocast(tensor.device.type, enabled=False)
 
 

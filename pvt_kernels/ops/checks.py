@@ -17,6 +17,9 @@ def check_rank(op: str, name: str, tensor: Tensor, form: str) -> None:
 
 
 def check_shape(op: str, name: str, tensor: Tensor, form: str, shape: tuple[int, ...]) -> None:
+    # first, since it is what every good call comes to
+    if isinstance(tensor, Tensor) and tensor.shape == shape:
+        return
     check_rank(op, name, tensor, form)
     if tensor.shape != shape:
         raise ValueError(
