@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pvt_kernels.modules import attend, image, reduce, tokens
 from pvt_kernels.ops import autocast, checks
-from pvt_kernels.ops.attention.op import attention
-from pvt_kernels.ops.multi_head_attention.op import multi_head_attention
-from pvt_kernels.ops.spatial_reduction.op import spatial_reduction
 
 LINEAR_SRA_POOL_SIZE = 7
 
@@ -101,17 +99,8 @@ class SRAttention(nn.Module):
             checks.check_like("SRAttention", "x", x, "the layer's parameters", self.q.weight)
         dropout_p = self.attn_drop.p if self.training else 0.0
         y = self._reduce(x, H, W)
-        if all(map(_is_plain_linear, (self.q, self.kv, self.proj))):
-            q, kv, proj = self.q, self.kv, self.proj
-            layers = (q.weight, q.bias, kv.weight, kv.bias, proj.weight, proj.bias)
-            o = multi_head_attention(x, y, *layers, self.num_heads, self.scale, dropout_p)
-            return self.proj_drop(o)
-        B, N, C = x.shape
-        heads = self.num_heads
-        q = self.q(x).reshape(B, N, heads, C // heads)
-        k, v = self.kv(y).reshape(B, y.shape[1], 2, heads, C // heads).unbind(2)
-        o = attention(q, k, v, self.scale, dropout_p)
-        return self.proj_drop(self.proj(o.reshape(B, N, C)))
+        layers = (self.q, (self.kv,), self.proj)
+        return self.proj_drop(attend(x, y, *layers, self.num_heads, self.scale, dropout_p))
 
     def _reduce(self, x: Tensor, H: int, W: int) -> Tensor:
         """The tokens (B, M, C) that keys and values are made of."""
@@ -119,23 +108,6 @@ class SRAttention(nn.Module):
             return x
         checks.check_map("SRAttention", x, H, W, least=1 if self.linear else self.sr_ratio)
         if self.linear:
-            image = x.transpose(1, 2).reshape(*x.shape[::2], H, W)
-            pooled = self.pool(image)
-            tokens, (h, w) = pooled.flatten(2).transpose(1, 2), pooled.shape[2:]
-            return self.act(self._conv_norm(tokens, h, w))
-        return self._conv_norm(x, H, W)
-
-    def _conv_norm(self, x: Tensor, H: int, W: int) -> Tensor:
-        sr, norm = self.sr, self.norm
-        return spatial_reduction(x, H, W, sr.weight, sr.bias, norm.weight, norm.bias, norm.eps)
-
-
-def _is_plain_linear(module: nn.Module) -> bool:
-    """Whether nothing was put in its place (LoRA, quantised layers) and nobody listens to it."""
-    hooks = (
-        module._forward_pre_hooks,
-        module._forward_hooks,
-        module._backward_pre_hooks,
-        module._backward_hooks,
-    )
-    return type(module) is nn.Linear and not any(hooks)
+            pooled = self.pool(image(x, H, W))
+            return self.act(reduce(tokens(pooled), *pooled.shape[2:], self.sr, self.norm))
+        return reduce(x, H, W, self.sr, self.norm)
