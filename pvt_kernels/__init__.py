@@ -3,6 +3,7 @@
 from importlib.metadata import version as _version
 
 from pvt_kernels.backends import Decision, explain, use_backend
+from pvt_kernels.integrations import patch, unpatch
 from pvt_kernels.layers import SRAttention
 from pvt_kernels.ops.attention.op import attention
 from pvt_kernels.ops.multi_head_attention.op import multi_head_attention
@@ -16,6 +17,8 @@ __all__ = [
     "attention",
     "explain",
     "multi_head_attention",
+    "patch",
     "spatial_reduction",
+    "unpatch",
     "use_backend",
 ]

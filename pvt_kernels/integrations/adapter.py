@@ -1,0 +1,68 @@
+"""What is known of one family of attention modules."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from pvt_kernels.integrations.parts import Parts
+
+
+class Adapter(NamedTuple):
+    """One family.
+
+    Attributes:
+        family: its name, unique.
+        children: modules that each of the family has; dotted names are of descendants.
+        signatures: how its forward's parameters begin; any of them.
+        optional: the names of further parameters that the adapter knows.
+        parts: where a module keeps what.
+        forward: (module, the module's own forward, *the caller's arguments) -> what the caller
+            expects. It calls the module's own where it can't serve a call.
+        reasons: why it can't serve a module whose parts are as they should be.
+    """
+
+    family: str
+    children: tuple[str, ...]
+    signatures: tuple[tuple[str, ...], ...]
+    optional: tuple[str, ...]
+    parts: Callable[[nn.Module], Parts]
+    forward: Callable[..., Any]
+    reasons: Callable[[nn.Module], list[str]] = lambda module: []
+
+    def matches(self, module: nn.Module) -> bool:
+        """Whether the module is one of the family, or a variant of one."""
+        if any(find(module, name) is None for name in self.children):
+            return False
+        return _begins_with(_forward_parameters(module), self.signatures) is not None
+
+    def unknown_parameters(self, module: nn.Module) -> list[str]:
+        """Parameters of the module's forward that the adapter does not know, such as a mask."""
+        names = _forward_parameters(module)
+        begin = _begins_with(names, self.signatures)
+        return [name for name in names[len(begin) :] if name not in self.optional]
+
+
+def find(module: nn.Module, *names: str) -> nn.Module | None:
+    """The first of these descendants that there is."""
+    for name in names:
+        child: nn.Module | None = module
+        for step in name.split("."):
+            child = None if child is None else child._modules.get(step)
+        if child is not None:
+            return child
+    return None
+
+
+def _forward_parameters(module: nn.Module) -> tuple[str, ...]:
+    # without self
+    return tuple(inspect.signature(type(module).forward).parameters)[1:]
+
+
+def _begins_with(
+    names: tuple[str, ...], signatures: tuple[tuple[str, ...], ...]
+) -> tuple[str, ...] | None:
+    return next((s for s in signatures if names[: len(s)] == s), None)

@@ -1,0 +1,124 @@
+"""patch(model) and unpatch(model)."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import nullcontext
+
+from torch import nn
+
+from pvt_kernels import backends
+from pvt_kernels.integrations.adapter import Adapter
+from pvt_kernels.integrations.classes import ADAPTERS, AUTO, is_patched, patched_class, restore
+from pvt_kernels.integrations.parts import Parts, calls, not_served_reasons
+from pvt_kernels.integrations.report import Report, Row
+from pvt_kernels.layers import SRAttention
+
+
+def patch(model: nn.Module, *, backend: str = AUTO, dry_run: bool = False) -> Report:
+    """Swap the attention of a live model for this package's, with the weights where they are.
+
+    Finds, by their structure, the attention modules of the original PVT, PVTv2 and SegFormer
+    code, timm (pvt_v2, twins), transformers (Pvt, PvtV2, Segformer, GLPN), mmdet and mmseg.
+    Parameters, state_dict, hooks and requires_grad stay as they are; a call that this package
+    can't serve (output_attentions=True, an attention mask, active attention dropout) runs the
+    module's own forward.
+
+        print(pvt_kernels.patch(model))
+        with pvt_kernels.patch(model) as report: ...  # patched in here alone
+
+    Args:
+        model: any module that contains such modules, or one itself; changed in place.
+        backend: "auto", or the backend that the patched modules are forced onto.
+        dry_run: only report.
+
+    Returns:
+        A table of the attention modules: swapped or skipped, why, and on which backend they run.
+        Leaving its `with` block unpatches what this call patched.
+
+    Raises:
+        TypeError: if model is no torch.nn.Module.
+        ValueError: if backend is not the name of one.
+    """
+    _check_model("patch", model)
+    if backend != AUTO and backend not in backends.BACKEND_NAMES:
+        accepted = ", ".join(map(repr, (AUTO, *backends.BACKEND_NAMES)))
+        raise ValueError(f"patch: backend must be one of {accepted}, got {backend!r}")
+    report = Report([], dry_run)
+    swaps = []
+    for name, module in model.named_modules():
+        if isinstance(module, SRAttention):
+            report.rows.append(Row(name, "pvt_kernels", False, "it is this package's own", ""))
+            continue
+        adapter = next((a for a in ADAPTERS.values() if a.matches(module)), None)
+        if adapter is None:
+            continue
+        row = _judge(name, module, adapter, backend)
+        report.rows.append(row)
+        if row.swapped:
+            swaps.append((module, patched_class(type(module), adapter.family, backend)))
+    if not report.rows:
+        warnings.warn(
+            f"patch: {type(model).__name__} has no spatial-reduction attention", stacklevel=2
+        )
+    if not dry_run:
+        for module, patched in swaps:
+            module.__class__ = patched
+            report.patched.append(module)
+    return report
+
+
+def unpatch(model: nn.Module) -> None:
+    """Give all patched modules their own forward back; others stay as they are.
+
+    Raises:
+        TypeError: if model is no torch.nn.Module.
+        RuntimeError: if something changed a patched module's class since; nothing is changed.
+    """
+    _check_model("unpatch", model)
+    restore(model.modules())
+
+
+def _check_model(function: str, model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{function}: model must be a torch.nn.Module, got {type(model).__name__}")
+
+
+def _judge(name: str, module: nn.Module, adapter: Adapter, backend: str) -> Row:
+    """Whether a module that looks like one of the family can be swapped."""
+    reasons = _unfamiliar(module, adapter)
+    if reasons:
+        return Row(name, adapter.family, False, "; ".join(reasons), "")
+    own = adapter.parts(module)
+    like = next(module.parameters())
+    with nullcontext() if backend == AUTO else backends.use_backend(backend):
+        decisions = [backends.decide(inputs) for inputs in calls(own, like)]
+    for decision in decisions:
+        if decision.backend is None:
+            why = "; ".join(decision.reasons[backend])
+            return Row(name, adapter.family, False, f"{backend} can't run it: {why}", "")
+    names = ", ".join(dict.fromkeys(str(decision.backend) for decision in decisions))
+    return Row(name, adapter.family, True, "; ".join(_exceptions(module, own)), names)
+
+
+def _unfamiliar(module: nn.Module, adapter: Adapter) -> list[str]:
+    """Why the adapter can't take the module's place."""
+    if is_patched(module):
+        return ["it is patched already"]
+    unknown = adapter.unknown_parameters(module)
+    if unknown:
+        return [f"its forward takes what is not known: {', '.join(unknown)}"]
+    try:
+        return [*not_served_reasons(module, adapter.parts(module)), *adapter.reasons(module)]
+    except AttributeError as error:
+        return [f"it lacks a part: {error}"]
+
+
+def _exceptions(module: nn.Module, own: Parts) -> list[str]:
+    """Which calls of a swapped module run its own forward."""
+    exceptions = []
+    if own.dropout_p > 0:
+        exceptions.append(f"with attention dropout {own.dropout_p:g}, training runs its own")
+    if getattr(getattr(module, "config", None), "output_attentions", False):
+        exceptions.append("its configuration has output_attentions=True, which runs its own")
+    return exceptions

@@ -1,0 +1,46 @@
+"""The Attention of the original PVT, PVTv2 and SegFormer code: forward(x, H, W)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from pvt_kernels.integrations import parts
+from pvt_kernels.integrations.adapter import Adapter, find
+from pvt_kernels.integrations.parts import Parts
+
+
+def attention_parts(module: nn.Module) -> Parts:
+    """Of the names that timm took over."""
+    return Parts(
+        query=module.q,
+        keys_values=(module.kv,),
+        out=module.proj,
+        heads=module.num_heads,
+        scale=module.scale,
+        dropout_p=module.attn_drop.p,
+        conv=find(module, "sr"),
+        norm=find(module, "norm"),
+        pool=find(module, "pool"),
+        activation=find(module, "act"),
+        bypassed=(module.attn_drop,),
+        beside=(module.proj_drop,),
+    )
+
+
+def _forward(module: nn.Module, original: Callable, x: Tensor, H: int, W: int) -> Tensor:
+    own = attention_parts(module)
+    if not parts.serves(own, module.training):
+        return original(x, H, W)
+    return module.proj_drop(parts.forward(own, x, H, W))
+
+
+ADAPTER = Adapter(
+    family="PVT, PVTv2",
+    children=("q", "kv", "proj", "attn_drop", "proj_drop"),
+    signatures=(("x", "H", "W"),),
+    optional=(),
+    parts=attention_parts,
+    forward=_forward,
+)

@@ -1,0 +1,31 @@
+"""timm's pvt_v2.Attention and twins.GlobalSubSampleAttn: forward(x, (H, W))."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from pvt_kernels.integrations import parts, pvt
+from pvt_kernels.integrations.adapter import Adapter
+
+
+def _forward(
+    module: nn.Module, original: Callable, x: Tensor, *size: tuple[int, int], **named: tuple
+) -> Tensor:
+    # the size is called feat_size in pvt_v2 and size in twins
+    (size,) = (*size, *named.values())
+    own = pvt.attention_parts(module)
+    if not parts.serves(own, module.training):
+        return original(x, size)
+    return module.proj_drop(parts.forward(own, x, *size))
+
+
+ADAPTER = Adapter(
+    family="timm PVTv2, Twins",
+    children=pvt.ADAPTER.children,
+    signatures=(("x", "feat_size"), ("x", "size")),
+    optional=(),
+    parts=pvt.attention_parts,
+    forward=_forward,
+)

@@ -1,0 +1,55 @@
+"""transformers' PVT and GLPN, and its SegFormer before the renaming.
+
+The attention module has two children: `self` with the projections and the reduction, and `output`
+with the output projection and its dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from pvt_kernels.integrations import parts
+from pvt_kernels.integrations.adapter import Adapter, find
+from pvt_kernels.integrations.parts import Parts
+
+
+def _parts(module: nn.Module) -> Parts:
+    own = module.self
+    return Parts(
+        query=own.query,
+        keys_values=(own.key, own.value),
+        out=module.output.dense,
+        heads=own.num_attention_heads,
+        scale=own.attention_head_size**-0.5,
+        dropout_p=own.dropout.p,
+        conv=find(own, "sr", "sequence_reduction"),
+        norm=find(own, "layer_norm"),
+        bypassed=(own, own.dropout, module.output),
+        beside=(module.output.dropout,),
+    )
+
+
+def _forward(
+    module: nn.Module,
+    original: Callable,
+    hidden_states: Tensor,
+    height: int,
+    width: int,
+    output_attentions: bool = False,
+) -> tuple[Tensor, ...]:
+    own = _parts(module)
+    if output_attentions or not parts.serves(own, module.training):
+        return original(hidden_states, height, width, output_attentions)
+    return (module.output.dropout(parts.forward(own, hidden_states, height, width)),)
+
+
+ADAPTER = Adapter(
+    family="transformers PVT, GLPN, SegFormer",
+    children=("self.query", "self.key", "self.value", "output.dense"),
+    signatures=(("hidden_states", "height", "width"),),
+    optional=("output_attentions",),
+    parts=_parts,
+    forward=_forward,
+)

@@ -1,0 +1,52 @@
+"""transformers' PVTv2: query, key and value apart, the output projection beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from pvt_kernels.integrations import parts
+from pvt_kernels.integrations.adapter import Adapter, find
+from pvt_kernels.integrations.parts import Parts
+
+
+def _parts(module: nn.Module) -> Parts:
+    return Parts(
+        query=module.query,
+        keys_values=(module.key, module.value),
+        out=module.proj,
+        heads=module.num_attention_heads,
+        scale=module.attention_head_size**-0.5,
+        dropout_p=module.attn_drop.p,
+        conv=find(module, "spatial_reduction"),
+        norm=find(module, "layer_norm"),
+        pool=find(module, "pool"),
+        activation=find(module, "act"),
+        bypassed=(module.attn_drop,),
+        beside=(module.proj_drop,),
+    )
+
+
+def _forward(
+    module: nn.Module,
+    original: Callable,
+    hidden_states: Tensor,
+    height: int,
+    width: int,
+    output_attentions: bool = False,
+) -> tuple[Tensor, ...]:
+    own = _parts(module)
+    if output_attentions or not parts.serves(own, module.training):
+        return original(hidden_states, height, width, output_attentions)
+    return (module.proj_drop(parts.forward(own, hidden_states, height, width)),)
+
+
+ADAPTER = Adapter(
+    family="transformers PVTv2",
+    children=("query", "key", "value", "proj", "attn_drop", "proj_drop"),
+    signatures=(("hidden_states", "height", "width"),),
+    optional=("output_attentions",),
+    parts=_parts,
+    forward=_forward,
+)

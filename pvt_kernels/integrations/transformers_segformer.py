@@ -1,0 +1,68 @@
+"""transformers' SegFormer since the renaming: q_proj to o_proj, and a module that reduces.
+
+Its core is chosen by the configuration, SDPA by default; the module returns the attention weights
+too, which only the eager core has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from pvt_kernels.integrations import parts
+from pvt_kernels.integrations.adapter import Adapter, find
+from pvt_kernels.integrations.parts import Parts
+
+# what computes the same; None is the choice of a model that was never loaded
+KNOWN_CORES = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", None)
+
+
+def _parts(module: nn.Module) -> Parts:
+    reduction = find(module, "sequence_reduction")
+    return Parts(
+        query=module.q_proj,
+        keys_values=(module.k_proj, module.v_proj),
+        out=module.o_proj,
+        heads=module.num_attention_heads,
+        scale=module.scaling,
+        dropout_p=module.attention_dropout,
+        conv=None if reduction is None else reduction.sequence_reduction,
+        norm=None if reduction is None else reduction.layer_norm,
+        bypassed=() if reduction is None else (reduction,),
+    )
+
+
+def _forward(
+    module: nn.Module,
+    original: Callable,
+    hidden_states: Tensor,
+    height: int,
+    width: int,
+    attention_mask: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    own = _parts(module)
+    weights_wanted = kwargs.get("output_attentions", module.config.output_attentions)
+    if attention_mask is not None or weights_wanted or not parts.serves(own, module.training):
+        return original(hidden_states, height, width, attention_mask, **kwargs)
+    return parts.forward(own, hidden_states, height, width), None
+
+
+def _reasons(module: nn.Module) -> list[str]:
+    core = module.config._attn_implementation
+    if core in KNOWN_CORES:
+        return []
+    return [f"its attn_implementation is {core!r}, not one of {', '.join(map(repr, KNOWN_CORES))}"]
+
+
+ADAPTER = Adapter(
+    family="transformers SegFormer",
+    children=("q_proj", "k_proj", "v_proj", "o_proj"),
+    signatures=(("hidden_states", "height", "width"),),
+    optional=("attention_mask", "kwargs"),
+    parts=_parts,
+    forward=_forward,
+    reasons=_reasons,
+)
