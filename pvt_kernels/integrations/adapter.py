@@ -1,4 +1,4 @@
-"""What is known of one family of attention modules."""
+"""What is known of one family of modules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Adapter(NamedTuple):
         children: modules that each of the family has; dotted names are of descendants.
         signatures: how its forward's parameters begin; any of them.
         optional: the names of further parameters that the adapter knows.
-        parts: where a module keeps what.
+        parts: where a module keeps what; None if it is no attention.
         forward: (module, the module's own forward, *the caller's arguments) -> what the caller
             expects. It calls the module's own where it can't serve a call.
         reasons: why it can't serve a module whose parts are as they should be.
@@ -29,7 +29,7 @@ class Adapter(NamedTuple):
     children: tuple[str, ...]
     signatures: tuple[tuple[str, ...], ...]
     optional: tuple[str, ...]
-    parts: Callable[[nn.Module], Parts]
+    parts: Callable[[nn.Module], Parts] | None
     forward: Callable[..., Any]
     reasons: Callable[[nn.Module], list[str]] = lambda module: []
 

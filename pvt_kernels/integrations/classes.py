@@ -19,13 +19,24 @@ from pvt_kernels.integrations import (
     pvt,
     timm,
     transformers_pvt,
+    transformers_pvt_ffn,
     transformers_pvt_v2,
     transformers_segformer,
+    transformers_segformer_head,
 )
 from pvt_kernels.integrations.adapter import Adapter
 
 AUTO = "auto"
-MODULES = (pvt, timm, transformers_pvt, transformers_pvt_v2, transformers_segformer, openmmlab)
+MODULES = (
+    pvt,
+    timm,
+    transformers_pvt,
+    transformers_pvt_ffn,
+    transformers_pvt_v2,
+    transformers_segformer,
+    transformers_segformer_head,
+    openmmlab,
+)
 ADAPTERS: dict[str, Adapter] = {module.ADAPTER.family: module.ADAPTER for module in MODULES}
 # a patched class's own attribute: the class that it was made from
 _ORIGINAL = "_pvt_kernels_original"

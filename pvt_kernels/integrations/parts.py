@@ -73,8 +73,6 @@ def calls(parts: Parts, like: Tensor) -> list[Inputs]:
 
 def not_served_reasons(module: nn.Module, parts: Parts) -> list[str]:
     """Everything about a module that `forward` does not know; empty if it can take its place."""
-    if "forward" in module.__dict__:
-        return ["its forward was replaced on the instance"]
     return [*_size_reasons(parts), *_kind_reasons(parts), *_unknown_parts(module, parts)]
 
 

@@ -89,6 +89,8 @@ def _judge(name: str, module: nn.Module, adapter: Adapter, backend: str) -> Row:
     reasons = _unfamiliar(module, adapter)
     if reasons:
         return Row(name, adapter.family, False, "; ".join(reasons), "")
+    if adapter.parts is None:
+        return Row(name, adapter.family, True, "", "PyTorch")
     own = adapter.parts(module)
     like = next(module.parameters())
     with nullcontext() if backend == AUTO else backends.use_backend(backend):
@@ -108,8 +110,11 @@ def _unfamiliar(module: nn.Module, adapter: Adapter) -> list[str]:
     unknown = adapter.unknown_parameters(module)
     if unknown:
         return [f"its forward takes what is not known: {', '.join(unknown)}"]
+    if "forward" in module.__dict__:
+        return ["its forward was replaced on the instance"]
     try:
-        return [*not_served_reasons(module, adapter.parts(module)), *adapter.reasons(module)]
+        parts = [] if adapter.parts is None else not_served_reasons(module, adapter.parts(module))
+        return [*parts, *adapter.reasons(module)]
     except AttributeError as error:
         return [f"it lacks a part: {error}"]
 
