@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -161,7 +161,9 @@ def choose(kind: type[Inputs], *facts: object) -> str:
 # dynamo runs it as plain Python; it guards on `forced` because `choose` reads it while traced
 @torch.compiler.assume_constant_result
 def _choose(kind: type[Inputs], forced: str | None, *facts: object) -> str:
-    return select(kind(*facts))
+    # while dynamo traces a use_backend(), it has not taken place yet
+    with nullcontext() if forced is None else use_backend(forced):
+        return select(kind(*facts))
 
 
 def explain(fn: Callable[..., object], *args: object, **kwargs: object) -> list[Decision]:

@@ -22,7 +22,7 @@ class Adapter(NamedTuple):
         parts: where a module keeps what; None if it is no attention.
         forward: (module, the module's own forward, *the caller's arguments) -> what the caller
             expects. It calls the module's own where it can't serve a call.
-        reasons: why it can't serve a module whose parts are as they should be.
+        reasons: why it can't serve a module, before its parts are looked at.
     """
 
     family: str
@@ -37,7 +37,10 @@ class Adapter(NamedTuple):
         """Whether the module is one of the family, or a variant of one."""
         if any(find(module, name) is None for name in self.children):
             return False
-        return _begins_with(_forward_parameters(module), self.signatures) is not None
+        if _begins_with(_forward_parameters(module), self.signatures) is None:
+            return False
+        # a variant of an attention is worth a word
+        return self.parts is not None or not self.unknown_parameters(module)
 
     def unknown_parameters(self, module: nn.Module) -> list[str]:
         """Parameters of the module's forward that the adapter does not know, such as a mask."""

@@ -54,6 +54,8 @@ def _reasons(module: nn.Module) -> list[str]:
         reasons.append("its tokens don't come batch first")
     if attn.bias_k is not None or attn.add_zero_attn:
         reasons.append("it has keys and values of its own: bias_k or add_zero_attn")
+    if attn.in_proj_weight is None:
+        reasons.append("its input projections are not one matrix: kdim or vdim")
     return reasons
 
 

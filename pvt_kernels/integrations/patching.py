@@ -113,8 +113,10 @@ def _unfamiliar(module: nn.Module, adapter: Adapter) -> list[str]:
     if "forward" in module.__dict__:
         return ["its forward was replaced on the instance"]
     try:
-        parts = [] if adapter.parts is None else not_served_reasons(module, adapter.parts(module))
-        return [*parts, *adapter.reasons(module)]
+        reasons = adapter.reasons(module)
+        if not reasons and adapter.parts is not None:
+            reasons = not_served_reasons(module, adapter.parts(module))
+        return reasons
     except AttributeError as error:
         return [f"it lacks a part: {error}"]
 

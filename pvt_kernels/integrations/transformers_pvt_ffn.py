@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from pvt_kernels.integrations.adapter import Adapter
 from pvt_kernels.modules import is_listened_to
 
-# of the hidden tensor; about what a core's second-level cache holds
-SLICE_BYTES = 2**21
+# of the hidden tensor; about what the caches of a few cores hold
+SLICE_BYTES = 2**22
 
 
 def _forward(module: nn.Module, original: Callable, hidden_states: Tensor) -> Tensor:
