@@ -8,6 +8,7 @@ replays its samples: its timer is a clock that advances by the next sample at ea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -15,8 +16,7 @@ import torch
 
 from pvt_kernels.arguments import default_device
 from pvt_kernels.benchmarking import environment
-from pvt_kernels.benchmarking.cases import MEMORY, Case, Suite, suite
-from pvt_kernels.benchmarking.contenders import contenders
+from pvt_kernels.benchmarking.cases import MEMORY, Case, Suite, patched_suite, suite
 from pvt_kernels.benchmarking.report import outcome, print_tables, wide_console
 from pvt_kernels.benchmarking.results import (
     NOT_RUN,
@@ -25,7 +25,7 @@ from pvt_kernels.benchmarking.results import (
     Results,
     ratio_to_best_peer,
 )
-from pvt_kernels.benchmarking.runner import run_case
+from pvt_kernels.benchmarking.runner import field_of, run_case
 
 
 class Clock:
@@ -52,7 +52,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @cache
 def _suite(quick: bool, device: str) -> Suite:
-    return suite(quick, device)
+    chosen = suite(quick, device)
+    return replace(chosen, cases=chosen.cases + patched_suite(quick, device).cases)
 
 
 def _chosen_suite(config: pytest.Config) -> Suite:
@@ -67,7 +68,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         (case, contender.name)
         for case in _chosen_suite(metafunc.config).cases
         if case.kind == metafunc.module.KIND
-        for contender in contenders(torch.device(case.device), case.torch_dtype)
+        for contender in field_of(case)
     ]
     ids = [f"{case}-{name}".replace(" + ", "+").replace(", ", "-") for case, name in pairs]
     metafunc.parametrize(("case", "contender"), pairs, ids=ids)

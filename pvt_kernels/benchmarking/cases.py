@@ -10,13 +10,23 @@ from pvt_kernels.benchmarking.shapes import STAGES, Size, format_size
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORWARD, TRAINING = "forward", "forward + backward"
-CORE, LAYER, BACKBONE, MEMORY = "core", "layer", "backbone", "memory"
+CORE, LAYER, BACKBONE, MEMORY, PATCHED = "core", "layer", "backbone", "memory", "patched"
 
 COCO_SIZES: tuple[Size, ...] = ((800, 1088), (800, 1216), (800, 1344))
 MEMORY_SIZES: tuple[Size, ...] = ((224, 224), (448, 448), (640, 640), *COCO_SIZES)
 CLASSIFICATION_SIZE: Size = (224, 224)
 QUICK_SIZE: Size = (800, 1216)
 QUICK_MEMORY_SIZES: tuple[Size, ...] = ((224, 224), (448, 448), QUICK_SIZE)
+# other libraries' models, before and after patch(), by their names in live_models.py
+PATCHED_SUBJECTS: tuple[tuple[str, Size], ...] = (
+    ("segformer_b0", (512, 512)),
+    ("segformer_b0", (1024, 1024)),
+    ("segformer_b2", (512, 512)),
+    ("segformer_b2", (1024, 1024)),
+    ("timm_pvt_v2_b2", (800, 1216)),
+    ("transformers_pvt", (800, 1216)),
+)
+QUICK_PATCHED_SUBJECTS = (PATCHED_SUBJECTS[0], PATCHED_SUBJECTS[-1])
 
 
 @dataclass(frozen=True)
@@ -24,8 +34,8 @@ class Case:
     """One comparison of all contenders.
 
     Attributes:
-        kind: CORE (softmax attention alone), LAYER, BACKBONE, or MEMORY (the layer's peak memory
-            alone, untimed).
+        kind: CORE (softmax attention alone), LAYER, BACKBONE, MEMORY (the layer's peak memory
+            alone, untimed), or PATCHED (another library's model).
         subject: "stage 1" to "stage 4", or a model's name.
         size: of the image.
         mode: FORWARD (without autograd) or TRAINING.
@@ -128,3 +138,27 @@ def suite(
     ]
     seconds, rounds, backbone_rounds = (1.0, 4, 3) if quick else (4.0, 7, 5)
     return Suite(tuple(cases), seconds, rounds, backbone_rounds, quick)
+
+
+def patched_suite(
+    quick: bool,
+    device: str,
+    *,
+    dtypes: tuple[str, ...] = ("fp32",),
+    sizes: tuple[Size, ...] | None = None,
+    models: tuple[str, ...] | None = None,
+    batch: int = 1,
+) -> Suite:
+    """Other libraries' models before and after patch(), each at its sizes.
+
+    Of these, `sizes` and `models` choose; None stands for all.
+    """
+    subjects = QUICK_PATCHED_SUBJECTS if quick else PATCHED_SUBJECTS
+    cases = tuple(
+        Case(PATCHED, model, size, mode, dtype, batch, device)
+        for dtype in dtypes
+        for model, size in subjects
+        if (models is None or model in models) and (sizes is None or size in sizes)
+        for mode in (FORWARD, TRAINING)
+    )
+    return Suite(cases, seconds=0.0, rounds=3, backbone_rounds=3, quick=quick)

@@ -1,4 +1,4 @@
-"""The commands info, bench and plot."""
+"""The commands info, bench, bench-patch and plot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from rich.progress import (
 
 from pvt_kernels import arguments, models
 from pvt_kernels.benchmarking import environment, info
-from pvt_kernels.benchmarking.cases import DTYPES, QUICK_SIZE, Suite, suite
+from pvt_kernels.benchmarking.cases import DTYPES, QUICK_SIZE, Suite, patched_suite, suite
+from pvt_kernels.benchmarking.live_models import LIVE_MODELS
 from pvt_kernels.benchmarking.model import GPU_MODELS, print_model
 from pvt_kernels.benchmarking.plots import write_plots
 from pvt_kernels.benchmarking.report import markdown, print_tables
@@ -67,16 +68,40 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
         models=options.models,
         batch=options.batch,
     )
-    folder = options.output or RESULTS_FOLDER / environment.slug(environment.device_name(device))
+    _run_and_write(chosen, device, options.output, ("results.json", "table.md"), console)
+
+
+def _bench_patch(options: argparse.Namespace, console: Console) -> None:
+    chosen = patched_suite(
+        options.quick,
+        options.device,
+        dtypes=options.dtype or ["fp32"],
+        sizes=options.sizes,
+        models=options.models,
+        batch=options.batch,
+    )
+    device = torch.device(options.device)
+    _run_and_write(chosen, device, options.output, ("patched.json", "patched.md"), console)
+
+
+def _run_and_write(
+    chosen: Suite,
+    device: torch.device,
+    folder: Path | None,
+    names: tuple[str, str],
+    console: Console,
+) -> None:
+    """Measure, print, and write the samples and tables under `names`, and the plots."""
+    folder = folder or RESULTS_FOLDER / environment.slug(environment.device_name(device))
     folder.mkdir(parents=True, exist_ok=True)
     results = Results(environment.collect(device), [])
     dtypes = dict.fromkeys(case.dtype for case in chosen.cases)
     results.environment["matmul_gflops"] = {d: matmul_gflops(DTYPES[d], device) for d in dtypes}
-    path = folder / "results.json"
-    run_suite(chosen, results, console, lambda: results.save(path))
+    samples, table = (folder / name for name in names)
+    run_suite(chosen, results, console, lambda: results.save(samples))
     print_tables(results, console)
-    (folder / "table.md").write_text(markdown(results))
-    written = [path, folder / "table.md", *write_plots(results, folder)]
+    table.write_text(markdown(results))
+    written = [samples, table, *write_plots(results, folder)]
     console.print("Written:", *map(str, written), sep="\n  ", markup=False)
 
 
@@ -106,22 +131,35 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "package's backends. Takes about 25 minutes on two cores; --quick two.",
     )
     command.set_defaults(run=_bench)
-    command.add_argument("--quick", action="store_true", help="one size, fp32, pvt_tiny")
-    command.add_argument(
-        "--device", type=arguments.device, default=arguments.default_device(), metavar="cpu|cuda"
-    )
-    command.add_argument("--dtype", nargs="+", choices=DTYPES, type=str)
-    command.add_argument("--sizes", nargs="+", type=arguments.typed(parse_size), metavar="HxW")
+    _add_common(command, quick="one size, fp32, pvt_tiny", models=MODELS)
     command.add_argument("--stages", nargs="+", type=int, choices=STAGES)
-    command.add_argument("--models", nargs="+", choices=MODELS)
-    command.add_argument("--batch", type=arguments.whole(1), default=1, metavar="N")
     command.add_argument(
         "--model",
         choices=GPU_MODELS,
         help="measure nothing: print what the kernels would take at least on this GPU",
     )
-    command.add_argument("--output", type=Path, metavar="DIR", help=f"else in {RESULTS_FOLDER}")
+
+    command = commands.add_parser(
+        "bench-patch",
+        help="other libraries' models before and after patch()",
+        description="Compares timm's and transformers' models as they are with the same ones "
+        "patched, forward and training step. Takes about 20 minutes on two cores; --quick two.",
+    )
+    command.set_defaults(run=_bench_patch)
+    _add_common(command, quick="two models, one size each", models=tuple(LIVE_MODELS))
 
     command = commands.add_parser("plot", help="draw the plots of a results.json again")
     command.set_defaults(run=_plot)
     command.add_argument("results", type=Path, metavar="RESULTS.json")
+
+
+def _add_common(command: argparse.ArgumentParser, quick: str, models: tuple[str, ...]) -> None:
+    command.add_argument("--quick", action="store_true", help=quick)
+    command.add_argument(
+        "--device", type=arguments.device, default=arguments.default_device(), metavar="cpu|cuda"
+    )
+    command.add_argument("--dtype", nargs="+", choices=DTYPES, type=str)
+    command.add_argument("--sizes", nargs="+", type=arguments.typed(parse_size), metavar="HxW")
+    command.add_argument("--models", nargs="+", choices=models)
+    command.add_argument("--batch", type=arguments.whole(1), default=1, metavar="N")
+    command.add_argument("--output", type=Path, metavar="DIR", help=f"else in {RESULTS_FOLDER}")

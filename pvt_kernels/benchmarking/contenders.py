@@ -52,6 +52,9 @@ NAIVE_MHA = Contender("naive MHA", NAIVE)
 EAGER_SRA = Contender("eager SRA", EAGER)
 PEERS = (EAGER_SRA, Contender("SDPA SRA", SDPA), Contender("compiled SRA", COMPILED))
 PEER_NAMES = tuple(peer.name for peer in PEERS)
+# of a live model of another library
+UNPATCHED = (Contender("unpatched, eager", EAGER), Contender("unpatched, SDPA", SDPA))
+UNPATCHED_NAMES = tuple(peer.name for peer in UNPATCHED)
 
 
 class PlainSRAttention(nn.Module):

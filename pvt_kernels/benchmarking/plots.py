@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pvt_kernels.benchmarking.cases import BACKBONE, CORE, FORWARD, LAYER, MEMORY, TRAINING, Case
-from pvt_kernels.benchmarking.contenders import NAIVE, NAIVE_MHA, PEER_NAMES
+from pvt_kernels.benchmarking.cases import (
+    BACKBONE,
+    CORE,
+    FORWARD,
+    LAYER,
+    MEMORY,
+    PATCHED,
+    TRAINING,
+    Case,
+)
+from pvt_kernels.benchmarking.contenders import NAIVE, NAIVE_MHA, PEER_NAMES, UNPATCHED_NAMES
 from pvt_kernels.benchmarking.extras import require
 from pvt_kernels.benchmarking.needs import layer_growth
 from pvt_kernels.benchmarking.results import (
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
 COLOURS = {
     NAIVE_MHA.name: "#9aa0a6",
     **dict(zip(PEER_NAMES, ("#e69f00", "#56b4e9", "#cc79a7"), strict=True)),
+    **dict(zip(UNPATCHED_NAMES, ("#e69f00", "#56b4e9"), strict=True)),
 }
 # this package's backends, in the order they appear
 PACKAGE_COLOURS = ("#009e73", "#0b5d43", "#5ec9a5", "#00332a")
@@ -35,7 +45,7 @@ LOG_SCALE_FROM = 8
 
 
 def write_plots(results: Results, folder: Path) -> list[Path]:
-    """Write stages-*.png, memory-*.png and backbones-*.png for what was measured.
+    """Write stages-, memory-, backbones- and patched-*.png for what was measured.
 
     Returns:
         The files written.
@@ -49,6 +59,12 @@ def write_plots(results: Results, folder: Path) -> list[Path]:
         for (dtype, size), group in groups.items():
             figure = _bar_figure(group, results.environment["device"])
             written.append(_save(figure, folder / f"{stem}-{format_size(size)}-{dtype}.png"))
+    patched: dict[str, list[Measurement]] = {}
+    for m in results.of(PATCHED):
+        patched.setdefault(m.case.dtype, []).append(m)
+    for dtype, group in patched.items():
+        figure = _bar_figure(group, results.environment["device"], memory=True)
+        written.append(_save(figure, folder / f"patched-{dtype}.png"))
     sweeps: dict[str, list[Measurement]] = {}
     for m in results.of(MEMORY):
         sweeps.setdefault(m.case.dtype, []).append(m)
@@ -57,17 +73,25 @@ def write_plots(results: Results, folder: Path) -> list[Path]:
     return written
 
 
-def _bar_figure(measurements: list[Measurement], device: str) -> Figure:
-    """A panel for each mode: a group of bars for each stage or model."""
+def _bar_figure(measurements: list[Measurement], device: str, memory: bool = False) -> Figure:
+    """A panel for each mode: a group of bars for each stage or model; below, their memory."""
     modes = [m for m in (FORWARD, TRAINING) if any(x.case.mode == m for x in measurements)]
     figure, axes = require("matplotlib.pyplot").subplots(
-        1, len(modes), figsize=(6.6 * len(modes), 4.6), squeeze=False, layout="constrained"
+        1 + memory,
+        len(modes),
+        figsize=(6.6 * len(modes), 4.6 + 3.6 * memory),
+        squeeze=False,
+        layout="constrained",
     )
     case = measurements[0].case
     for axis, mode in zip(axes[0], modes, strict=True):
         _draw_bars(axis, [m for m in measurements if m.case.mode == mode])
         axis.set_title(mode, fontsize=11)
     axes[0][0].set_ylabel("ms, median; lines: quartiles")
+    if memory:
+        for axis, mode in zip(axes[1], modes, strict=True):
+            _draw_memory_bars(axis, [m for m in measurements if m.case.mode == mode])
+        axes[1][0].set_ylabel("MB at the peak, beyond weights and input")
     handles = {}
     for axis in axes[0]:
         handles |= {label: h for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
@@ -84,36 +108,59 @@ def _bar_figure(measurements: list[Measurement], device: str) -> Figure:
 
 
 def _draw_bars(axis: Axes, measurements: list[Measurement]) -> None:
-    names = list(dict.fromkeys(m.contender for m in measurements))
-    colours = _colours(names)
-    cases = by_case(measurements)
-    width = GROUP_WIDTH / len(names)
-    for position, group in enumerate(cases.values()):
-        for m in group:
-            index = names.index(m.contender)
-            x = position + (index - (len(names) - 1) / 2) * width
-            if m.status != OK:
-                axis.text(
-                    x, 0.02, _short_outcome(m), rotation=90, ha="center", va="bottom",
-                    fontsize=7, color="#666666", transform=axis.get_xaxis_transform(),
-                )  # fmt: skip
-                continue
-            low, high = m.spread
-            axis.bar(
-                x, m.median * 1e3, width * 0.92, color=colours[m.contender],
-                yerr=[[(m.median - low) * 1e3], [(high - m.median) * 1e3]],
-                error_kw={"linewidth": 0.8}, label=m.contender,
+    colours = _colours(measurements)
+    for group, m, x, width in _places(measurements):
+        if m.status != OK:
+            axis.text(
+                x, 0.02, _short_outcome(m), rotation=90, ha="center", va="bottom",
+                fontsize=7, color="#666666", transform=axis.get_xaxis_transform(),
             )  # fmt: skip
-            ratio = ratio_to_best_peer(m, group)
-            if ratio:
-                axis.annotate(
-                    f"{ratio:.2f}x", (x, high * 1e3), xytext=(0, 2), ha="center", va="bottom",
-                    textcoords="offset points", rotation=90, fontsize=7.5,
-                )  # fmt: skip
-    axis.set_xticks(range(len(cases)), [case.subject for case in cases])
+            continue
+        low, high = m.spread
+        axis.bar(
+            x, m.median * 1e3, width, color=colours[m.contender],
+            yerr=[[(m.median - low) * 1e3], [(high - m.median) * 1e3]],
+            error_kw={"linewidth": 0.8}, label=m.contender,
+        )  # fmt: skip
+        ratio = ratio_to_best_peer(m, group)
+        if ratio:
+            _label_bar(axis, f"{ratio:.2f}x", x, high * 1e3)
+    _finish_bars(axis, measurements, [m.median for m in measurements if m.status == OK])
+
+
+def _draw_memory_bars(axis: Axes, measurements: list[Measurement]) -> None:
+    colours = _colours(measurements)
+    for _, m, x, width in _places(measurements):
+        if m.peak_bytes is not None:
+            axis.bar(x, m.peak_bytes / 1e6, width, color=colours[m.contender])
+            _label_bar(axis, f"{m.peak_bytes / 1e6:.0f}", x, m.peak_bytes / 1e6)
+    _finish_bars(axis, measurements, [m.peak_bytes for m in measurements if m.peak_bytes])
+
+
+def _places(
+    measurements: list[Measurement],
+) -> Iterator[tuple[list[Measurement], Measurement, float, float]]:
+    """Each measurement with its case's group, its bar's middle and its width."""
+    names = list(dict.fromkeys(m.contender for m in measurements))
+    width = GROUP_WIDTH / len(names)
+    for position, group in enumerate(by_case(measurements).values()):
+        for m in group:
+            x = position + (names.index(m.contender) - (len(names) - 1) / 2) * width
+            yield group, m, x, width * 0.92
+
+
+def _label_bar(axis: Axes, text: str, x: float, top: float) -> None:
+    axis.annotate(
+        text, (x, top), xytext=(0, 2), ha="center", va="bottom",
+        textcoords="offset points", rotation=90, fontsize=7.5,
+    )  # fmt: skip
+
+
+def _finish_bars(axis: Axes, measurements: list[Measurement], values: list[float]) -> None:
+    cases = by_case(measurements)
+    axis.set_xticks(range(len(cases)), [_tick(case) for case in cases])
     axis.set_xlim(-0.6, len(cases) - 0.4)
-    medians = [m.median for m in measurements if m.status == OK]
-    if medians and max(medians) > LOG_SCALE_FROM * min(medians):
+    if values and max(values) > LOG_SCALE_FROM * min(values):
         axis.set_yscale("log")
     # room for the labels, which stand upright
     low, high = axis.get_ylim()
@@ -122,12 +169,19 @@ def _draw_bars(axis: Axes, measurements: list[Measurement]) -> None:
     axis.set_axisbelow(True)
 
 
+def _tick(case: Case) -> str:
+    """What a group of bars is of: where sizes differ within a figure, with its size."""
+    if case.kind != PATCHED:
+        return case.subject
+    library, _, model = case.subject.replace("segformer", "transformers_segformer").partition("_")
+    return f"{library}\n{model}\n{format_size(case.size)}"
+
+
 def _memory_figure(measurements: list[Measurement], results: Results) -> Figure:
     figure, axis = require("matplotlib.pyplot").subplots(figsize=(9.5, 4.8), layout="constrained")
     cases = sorted(by_case(measurements), key=_pixels)
     case = cases[0]
-    names = list(dict.fromkeys(m.contender for m in measurements))
-    for name, colour in _colours(names).items():
+    for name, colour in _colours(measurements).items():
         points = sorted(
             (_pixels(m.case), m.peak_bytes)
             for m in measurements
@@ -162,10 +216,15 @@ def _memory_figure(measurements: list[Measurement], results: Results) -> Figure:
 
 
 def _title(case: Case, device: str) -> str:
-    subjects = {CORE: "the attention alone", LAYER: "an attention layer", BACKBONE: "a backbone"}
+    at = f" at {format_size(case.size)}"
+    subjects = {
+        CORE: f"the attention alone{at}",
+        LAYER: f"an attention layer{at}",
+        BACKBONE: f"a backbone{at}",
+        PATCHED: "models before and after patch()",
+    }
     return (
-        f"Time of {subjects[case.kind]} at {format_size(case.size)} "
-        "(labels: times as fast as the best peer)\n"
+        f"Time of {subjects[case.kind]} (labels: times as fast as the best peer)\n"
         f"{device}, {case.dtype}, batch {case.batch}"
     )
 
@@ -177,8 +236,9 @@ def _short_outcome(measurement: Measurement) -> str:
     return needed or (reason if reason.startswith("not in") else measurement.status)
 
 
-def _colours(names: Sequence[str]) -> dict[str, str]:
+def _colours(measurements: Sequence[Measurement]) -> dict[str, str]:
     package = iter(PACKAGE_COLOURS)
+    names = dict.fromkeys(m.contender for m in measurements)
     return {name: COLOURS.get(name) or next(package) for name in names}
 
 

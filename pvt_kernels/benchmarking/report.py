@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pvt_kernels.benchmarking.cases import BACKBONE, CORE, LAYER, MEMORY
+from pvt_kernels.benchmarking.cases import BACKBONE, CORE, LAYER, MEMORY, PATCHED
 from pvt_kernels.benchmarking.results import (
     OK,
     WRONG,
@@ -38,6 +38,7 @@ HEADINGS = {
     CORE: "Attention alone, as in PVT's layers",
     LAYER: "Attention layers of PVT",
     BACKBONE: "Backbones",
+    PATCHED: "Other libraries' models",
 }
 NOTES = {
     CORE: "Random queries, keys and values. Best peer and error: as of the layers.",
@@ -46,6 +47,9 @@ NOTES = {
     "budget, against an fp64 oracle.",
     BACKBONE: "Feature pyramids, every attention layer swapped for the contender's. Error: against "
     "the whole model in fp64 at the same size.",
+    PATCHED: "Before and after patch(). Best peer: the faster of eager and SDPA, round by round. "
+    "Peak: growth of memory beyond weights and input. Error: against the unpatched model in fp64, "
+    "with GELU for ReLU, whose gradient jumps.",
     MEMORY: "Peak growth of memory beyond weights and input, in MB, of the first layer.",
 }
 

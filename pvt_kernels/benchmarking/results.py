@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pvt_kernels.benchmarking.cases import Case
-from pvt_kernels.benchmarking.contenders import PEER_NAMES
+from pvt_kernels.benchmarking.contenders import PEER_NAMES, UNPATCHED_NAMES
 from pvt_kernels.benchmarking.timing import best_peer, quartiles, speedup
 
 OK, WRONG, FAILED, NOT_RUN = "ok", "wrong", "failed", "not run"
@@ -122,7 +122,7 @@ def by_case(measurements: Sequence[Measurement]) -> dict[Case, list[Measurement]
 def ratio_to_best_peer(measurement: Measurement, group: Sequence[Measurement]) -> float | None:
     """How many times as fast as the fastest peer of the same case; None if not timed."""
     samples = {m.contender: m.samples for m in group}
-    peer = best_peer(samples, PEER_NAMES)
+    peer = best_peer(samples, (*PEER_NAMES, *UNPATCHED_NAMES))
     if peer is None or not measurement.samples:
         return None
     return speedup(measurement.samples, samples[peer])

@@ -11,8 +11,9 @@ from torch import nn
 
 from pvt_kernels.benchmarking import memory
 from pvt_kernels.benchmarking.accuracy import error_budgets, relative_error, verdict
-from pvt_kernels.benchmarking.cases import BACKBONE, CORE, LAYER, MEMORY, Case, Suite
+from pvt_kernels.benchmarking.cases import BACKBONE, CORE, LAYER, MEMORY, PATCHED, Case, Suite
 from pvt_kernels.benchmarking.contenders import COMPILED, EAGER, NAIVE, Contender, contenders
+from pvt_kernels.benchmarking.live_models import LIVE_MODELS
 from pvt_kernels.benchmarking.results import FAILED, NOT_RUN, WRONG, Measurement
 from pvt_kernels.benchmarking.timing import interleave, seconds
 from pvt_kernels.benchmarking.workloads import Workload, step, workload
@@ -23,8 +24,19 @@ QUICK_NAIVE_FLOPS = 5e10
 Progress = Callable[[str], None]
 
 
+def field_of(case: Case) -> list[Contender]:
+    """All contenders of a case."""
+    if case.kind == PATCHED:
+        return LIVE_MODELS[case.subject].contenders()
+    field = contenders(torch.device(case.device), case.torch_dtype)
+    # of the attention alone the naive form is the layer's
+    return [c for c in field if c.kind != NAIVE or case.kind != CORE]
+
+
 def left_out(case: Case, contender: Contender, flops: int | None) -> bool:
     """Whether quick mode leaves a contender out of a case, to end within two minutes."""
+    if case.kind == PATCHED:
+        return False
     if contender.kind == COMPILED:
         # compiling a layer's backward takes several seconds
         return case.kind != LAYER or case.backward
@@ -37,7 +49,7 @@ def run_case(
     case: Case,
     suite: Suite,
     progress: Progress = lambda _: None,
-    field_of: Callable[[torch.device, torch.dtype], list[Contender]] = contenders,
+    field: list[Contender] | None = None,
 ) -> list[Measurement]:
     """Measure all contenders of a case.
 
@@ -45,13 +57,10 @@ def run_case(
         case: what to compare.
         suite: how long to spend on it.
         progress: told what is running.
-        field_of: the contenders on a device in a dtype.
+        field: the contenders; all that there are for the case if None.
     """
     device = torch.device(case.device)
-    field = field_of(device, case.torch_dtype)
-    if case.kind == CORE:
-        # of the attention alone the naive form is the layer's
-        field = [contender for contender in field if contender.kind != NAIVE]
+    field = field_of(case) if field is None else field
     with _full_precision(device):
         work = workload(case, real_input=case.kind != MEMORY)
         measurements = {
@@ -131,7 +140,7 @@ def _check_and_time(
     samples = interleave(
         {c.name: _timed(work, modules[c.name], c, device) for c in timed},
         suite.seconds,
-        suite.backbone_rounds if case.kind == BACKBONE else suite.rounds,
+        suite.backbone_rounds if case.kind in (BACKBONE, PATCHED) else suite.rounds,
         occasional=[contender.name for contender in timed if contender.kind == NAIVE],
     )
     for contender in timed:

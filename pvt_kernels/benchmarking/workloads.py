@@ -14,15 +14,23 @@ from torch import Tensor, nn
 import pvt_kernels
 from pvt_kernels import models
 from pvt_kernels.benchmarking.accuracy import OUTPUT
-from pvt_kernels.benchmarking.cases import BACKBONE, CORE, Case
+from pvt_kernels.benchmarking.cases import BACKBONE, CORE, PATCHED, Case
 from pvt_kernels.benchmarking.contenders import (
     NAIVE,
+    SDPA,
+    UNPATCHED,
     Contender,
     build_core,
     build_layer,
     build_oracle_core,
     build_oracle_layer,
     seeded_state,
+)
+from pvt_kernels.benchmarking.live_models import (
+    LIVE_MODELS,
+    Output,
+    contender_model,
+    smooth_activations,
 )
 from pvt_kernels.benchmarking.needs import BlockShape, backbone_growth, layer_growth
 from pvt_kernels.benchmarking.photo import photo_batch
@@ -281,9 +289,55 @@ class BackboneWorkload(Workload):
         return model
 
 
+class PatchedWorkload(BackboneWorkload):
+    """Another library's model on the photo, as it is or patched."""
+
+    def __init__(self, case: Case, real_input: bool) -> None:
+        self.case, self.live = case, LIVE_MODELS[case.subject]
+        torch.manual_seed(SEED)
+        model = Output(self.live.build(case.size), self.live.output)
+        self.model = model.to(case.device, case.torch_dtype).train(case.backward)
+        self.inputs = self._inputs(case.size, real_input)
+
+    def build(self, contender: Contender) -> nn.Module:
+        model = copy.deepcopy(self.model)
+        contender_model(model.model, contender)
+        return model
+
+    def results(self, module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+        # ReLU's gradient jumps: of two roundings of one value it may be 0 and 1
+        with smooth_activations(module):
+            return super().results(module, inputs)
+
+    def build_oracle(self, contender: Contender, rows: Tensor | None) -> nn.Module:
+        # PyTorch's fused attention has fp64; the eager one would need twice eager's memory
+        return self.build(UNPATCHED[SDPA in self.live.cores]).double()
+
+    def needed_bytes(self, contender: Contender) -> int:
+        case, parameters = self.case, sum(p.numel() for p in self.model.parameters())
+        sizes = (case.size, case.batch, case.torch_dtype, parameters, case.backward)
+        return self.live.growth(contender.kind, *sizes)
+
+    def check_inputs(self, contender: Contender) -> tuple[Inputs, str | None]:
+        size = self.live.training_check_size
+        if not self.case.backward or size is None or size >= self.case.size:
+            return self.inputs, None
+        return self._inputs(size, True), f"checked at {format_size(size)}"
+
+    def _inputs(self, size: Size, real_input: bool) -> Inputs:
+        case = self.case
+        x = photo_batch(size, case.batch) if real_input else torch.randn(case.batch, 3, *size)
+        x = _leaf(x.to(case.device), case.torch_dtype)
+        gradients = []
+        if case.backward:
+            with torch.no_grad():
+                gradients = [_noise(tuple(self.model(x).shape), case)]
+        return Inputs(x, (), gradients)
+
+
 def workload(case: Case, real_input: bool = True) -> Workload:
     """The work of a case; on random numbers where only its memory matters."""
-    kinds = {BACKBONE: BackboneWorkload, CORE: CoreWorkload}
+    kinds = {BACKBONE: BackboneWorkload, CORE: CoreWorkload, PATCHED: PatchedWorkload}
     return kinds.get(case.kind, LayerWorkload)(case, real_input)
 
 

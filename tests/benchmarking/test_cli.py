@@ -13,7 +13,7 @@ from pvt_kernels.cli import main
 def briefly(case, chosen, progress):
     """Two rounds of two contenders."""
     chosen = replace(chosen, seconds=0.0, rounds=2)
-    return runner.run_case(case, chosen, progress, lambda device, dtype: [EAGER_SRA, PEERS[1]])
+    return runner.run_case(case, chosen, progress, [EAGER_SRA, PEERS[1]])
 
 
 @pytest.mark.parametrize(

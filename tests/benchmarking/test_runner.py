@@ -41,7 +41,7 @@ def layer_case(stage=1, mode=TRAINING, dtype="fp32"):
 
 
 def run(case, field=FIELD, chosen=SUITE):
-    found = runner.run_case(case, chosen, field_of=lambda device, dtype: field)
+    found = runner.run_case(case, chosen, field=field)
     return {m.contender: m for m in found}
 
 

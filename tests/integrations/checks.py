@@ -15,8 +15,13 @@ from pvt_kernels.integrations.classes import is_patched
 def with_lively_weights(model: nn.Module) -> nn.Module:
     """Weights of unit gain, biases and norms that differ: no part can be left out unseen.
 
-    With a fresh model's small weights every softmax would be nearly uniform.
+    With a fresh model's small weights every softmax would be nearly uniform. GELU takes the place
+    of ReLU, whose gradient may be 0 for one rounding of a value and 1 for another.
     """
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(parent, name, nn.GELU())
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
