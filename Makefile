@@ -2,12 +2,14 @@ PYTHON ?= python3
 
 python := .venv/bin/python
 installed := .venv/installed
+# the last version before the modules of SegFormer got other names, beside what it needs
+old_transformers := build/transformers-4
 cpp_files := $(shell find csrc python tests/csrc tests/simt -name '*.h' -o -name '*.cpp' \
 	-o -name '*.cu' -o -name '*.cuh')
 build_files := setup.py CMakeLists.txt $(shell find csrc python -type f)
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(installed)  ## make .venv, with the package installed in place, or bring it up to date
 
@@ -16,6 +18,11 @@ test: $(installed)  ## run the tests
 
 test-systems: $(installed)  ## train each system on generated data until it has learned
 	$(python) -m pytest tests -m systems
+
+test-old-transformers: $(old_transformers)/installed  ## test patch() on transformers 4
+	PYTHONPATH=$(old_transformers) $(python) -c \
+		'import transformers; assert transformers.__version__.startswith("4.")'
+	PYTHONPATH=$(old_transformers) $(python) -m pytest tests/integrations/test_transformers.py
 
 aot: $(installed)  ## compile the Triton kernels for every architecture, without a GPU
 	$(python) -m tests.aot --output benchmarks/results/triton-kernels.md
@@ -35,6 +42,9 @@ bench: $(installed)  ## run the benchmark's quick form
 
 bench-full: $(installed)  ## run the whole benchmark
 	$(python) -m pvt_kernels bench
+
+bench-patch: $(installed)  ## measure other libraries' models before and after patch()
+	$(python) -m pvt_kernels bench-patch
 
 lint: $(installed)  ## check style and formatting
 	$(python) -m ruff check
@@ -56,4 +66,11 @@ $(installed): pyproject.toml $(build_files)
 	$(python) -m pip install --editable '.[dev]'
 	touch $@
 
-.PHONY: help venv test test-systems aot sanitize cubins bench bench-full lint format clean
+$(old_transformers)/installed: $(installed)
+	$(python) -m pip install --no-deps --upgrade --target $(old_transformers) \
+		'transformers==4.57.*' 'huggingface-hub<1' 'tokenizers<=0.23.0' \
+		requests urllib3 idna certifi charset-normalizer
+	touch $@
+
+.PHONY: help venv test test-systems test-old-transformers aot sanitize cubins bench bench-full \
+	bench-patch lint format clean
