@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from pvt_kernels.benchmarking.cases import BACKBONE, CORE, LAYER, MEMORY, PATCHED
+from pvt_kernels.benchmarking.contenders import UNPATCHED_NAMES
 from pvt_kernels.benchmarking.results import (
     OK,
     WRONG,
@@ -20,7 +21,7 @@ from pvt_kernels.benchmarking.results import (
     ratio_to_best_peer,
 )
 from pvt_kernels.benchmarking.shapes import format_size
-from pvt_kernels.benchmarking.timing import MATMUL_SIZE
+from pvt_kernels.benchmarking.timing import MATMUL_SIZE, speedup
 
 TIMED_COLUMNS = (
     "",
@@ -32,6 +33,13 @@ TIMED_COLUMNS = (
     "peak MB",
     "error",
     "note",
+)
+PATCHED_COLUMNS = (
+    "model",
+    *UNPATCHED_NAMES,
+    "patched",
+    "times as fast",
+    "peak MB: unpatched / patched",
 )
 WIDTH = 160
 HEADINGS = {
@@ -65,9 +73,17 @@ class Table:
 
 
 def tables(results: Results) -> list[Table]:
-    """One for each size, mode and dtype of the layers and backbones, and each memory sweep."""
+    """One for each size, mode and dtype of the layers and models, and each memory sweep.
+
+    Before them, of other libraries' models all in one.
+    """
     device = results.environment["device"]
-    made: list[Table] = []
+    made = [
+        _patched_table(f"Models before and after patch(), {dtype}, batch {batch}, {device}", group)
+        for (dtype, batch), group in _grouped(
+            results.of(PATCHED), lambda c: (c.dtype, c.batch)
+        ).items()
+    ]
     for kind, heading in HEADINGS.items():
         for (size, mode, dtype, batch), group in _grouped(
             results.of(kind), lambda c: (c.size, c.mode, c.dtype, c.batch)
@@ -171,6 +187,27 @@ def _memory_table(title: str, group: list[Measurement]) -> Table:
     return Table(title, ("size", *names), rows, NOTES[MEMORY])
 
 
+def _patched_table(title: str, group: list[Measurement]) -> Table:
+    """A line for each model, size and mode: what patch() is worth."""
+    rows = []
+    for case, measurements in by_case(group).items():
+        found = {m.contender: m for m in measurements}
+        times, memory, gains = [], [], []
+        patched = found["patched"]
+        for m in (*(found.get(name) for name in UNPATCHED_NAMES), patched):
+            times.append("-" if m is None else outcome(m) if m.status != OK else _ms(m.median))
+            memory.append(f"{m.peak_bytes / 1e6:.0f}" if m and m.peak_bytes is not None else "-")
+            if m is not None and m.samples and patched.samples and m is not patched:
+                gains.append(f"{speedup(patched.samples, m.samples):.2f}")
+        subject = f"{case.subject}, {format_size(case.size)}, {case.mode}"
+        rows.append((subject, *times, " / ".join(gains), " / ".join(memory)))
+    return Table(title, PATCHED_COLUMNS, rows, NOTES[PATCHED])
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.0f} ms"
+
+
 def _grouped(measurements: list[Measurement], key) -> dict[tuple, list[Measurement]]:
     groups: dict[tuple, list[Measurement]] = {}
     for m in measurements:
@@ -186,4 +223,4 @@ def _without_empty_columns(table: Table) -> Table:
 
 
 def _is_number_column(column: str) -> bool:
-    return column not in ("", "contender", "note", "size", "error")
+    return column not in ("", "contender", "note", "size", "error", "model")
