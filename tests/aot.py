@@ -1,13 +1,15 @@
 """Compiles every Triton kernel as it ships for every architecture, without a GPU: make aot.
 
-Fails where a kernel spills registers, needs more shared memory than a block may have, multiplies
-fp16 or bf16 without tensor cores, or where a backward kernel of PVT's first two stages gives an
-H100 less than two waves of blocks. Writes what it found as a table.
+Fails where a kernel spills registers, needs more shared memory than a block may have, has a loop
+that multiplies fp16 or bf16 without tensor cores, or with more of them than the products take, or
+where a backward kernel of PVT's first two stages gives an H100 less than two waves of blocks.
+Writes what it found as a table.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import subprocess
@@ -41,6 +43,8 @@ from pvt_kernels.ops.attention import triton as attention
 from pvt_kernels.ops.attention.triton import tiles as attention_tiles
 from pvt_kernels.ops.triton_launch import WAVES, Gpu, Launch
 
+from . import ptx
+
 SIZE, BATCH = (800, 1216), 2
 H100 = Gpu(arch=90, multiprocessors=132)
 # name: dtype, and whether PyTorch allows TF32
@@ -56,8 +60,21 @@ LAUNCHES = {
     "multi_head_attention": fused_launches,
     "spatial_reduction": reduction_launches,
 }
-TENSOR_CORES = re.compile(r"\b(tcgen05\.mma|wgmma\.mma_async|mma\.sync)")
-PRODUCTS = ("attention_", "multi_head_attention", "convolution", "dweight", "dx")
+HALF = ("fp16", "bf16")
+MAX_FRUGAL_WIDTH = 128
+# head dims below their block's, whose loads are masked; and where they are compiled
+MASKED_WIDTHS = {32: 24, 64: 40, 128: 96, 256: 160}
+MASKED = {80: tuple(DTYPES), 90: ("fp16",)}
+# how many matrix products each turn of a kernel's loops has, all of the same size
+PRODUCTS = {
+    "attention_forward": 2,
+    "attention_dq": 3,
+    "attention_dkdv": 4,
+    "multi_head_attention": 2,
+    "convolution": 1,
+    "dweight": 1,
+    "dx": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -106,6 +123,8 @@ class Compiled:
     shared: int
     resident: int
     instruction: str
+    work: tuple[float, ...]
+    scratch: int
 
     @property
     def faults(self) -> list[str]:
@@ -115,9 +134,15 @@ class Compiled:
         limit = MULTIPROCESSORS[self.case.arch].block_shared
         if self.shared > limit:
             faults.append(f"{self.shared} bytes of shared memory, above {limit}")
-        multiplies = self.name.startswith(PRODUCTS)
-        if multiplies and self.case.dtype != "fp32" and not self.instruction:
-            faults.append("no tensor-core instruction")
+        if self.scratch:
+            faults.append(f"{self.scratch} bytes of device memory that PyTorch does not allocate")
+        if self.work and self.case.dtype != "fp32":
+            if min(self.work) < 1:
+                faults.append(f"a loop does {min(self.work):.0%} of its products on tensor cores")
+            # wider heads leave a warp too few registers for rows of its own
+            narrow = self.constants.get("BLOCK_D", 0) <= MAX_FRUGAL_WIDTH
+            if max(self.work) > 1 and narrow and self.case.dtype in HALF:
+                faults.append(f"a loop does its products {max(self.work):.2f} times")
         return faults
 
 
@@ -128,16 +153,17 @@ def launches(case: Case, gpu: Gpu) -> list[Launch]:
     return LAUNCHES[case.op](case.stage, dtype, gpu)
 
 
-def cases(archs: list[int]) -> Iterator[Case]:
+def cases(archs: list[int], dtypes: list[str]) -> Iterator[Case]:
     """Every kernel x tile x architecture x dtype, in shapes that PVT has or could have."""
-    for arch, dtype in product(archs, DTYPES):
+    for arch, dtype in product(archs, dtypes):
         gpu = Gpu(arch, H100.multiprocessors)
-        unit = "wide half" if 90 <= arch < 120 and dtype in ("fp16", "bf16") else "half"
-        unit = dtype if dtype in ("fp32", "tf32") else unit
+        torch.backends.cuda.matmul.allow_tf32 = DTYPES[dtype][1]
+        unit = attention_tiles.matrix_unit(gpu, DTYPES[dtype][0])
         for index, kernel in enumerate(("forward", "dq", "dkdv")):
-            for width, tiles in attention_tiles.TILES[kernel][unit].items():
-                shape = LayerShape(2 * width, 2, 8, 200, 304, BATCH)
-                for tile in tiles:
+            for block, tiles in attention_tiles.TILES[kernel][unit].items():
+                masked = [MASKED_WIDTHS[block]] if dtype in MASKED.get(arch, ()) else []
+                for width, tile in product((block, *masked), tiles):
+                    shape = LayerShape(2 * width, 2, 8, 200, 304, BATCH)
                     yield Case(arch, dtype, "attention", shape, index, tile)
         for C, heads in ((32, 1), (64, 1), (128, 2), (128, 4)):
             shape = LayerShape(C, heads, 8, 200, 304, BATCH)
@@ -147,8 +173,10 @@ def cases(archs: list[int]) -> Iterator[Case]:
         for stage in (1, 3):
             case = Case(arch, dtype, "spatial_reduction", stage_shape(stage, SIZE, BATCH), 0)
             for index, launch in enumerate(launches(case, gpu)):
-                # one fold is like the other
-                if launch.kernel.fn.__name__ != "fold_kernel" or (stage, index) == (1, 3):
+                name = launch.kernel.fn.__name__.removesuffix("_kernel")
+                # folds are of vectors or of maps, and TF32 is only of products
+                again = name == "fold" and (stage, index) not in ((1, 3), (1, 7))
+                if not again and (name in PRODUCTS or dtype != "tf32"):
                     yield replace(case, index=index)
 
 
@@ -177,18 +205,33 @@ def compile_case(case: Case) -> Compiled:
     registers, stack = _resources(compiled.asm["cubin"])
     shared = compiled.metadata.shared
     columns = getattr(compiled.metadata, "tmem_size", 0) or 0
-    found = TENSOR_CORES.search(compiled.asm["ptx"])
+    name = launch.kernel.fn.__name__.removesuffix("_kernel")
+    text = compiled.asm["ptx"]
     return Compiled(
         case,
-        launch.kernel.fn.__name__.removesuffix("_kernel"),
+        name,
         launch.warps,
         launch.constants,
         registers,
         stack,
         shared,
         _resident(MULTIPROCESSORS[case.arch], launch.warps, registers, shared, columns),
-        found[1] if found else "",
+        ptx.instruction(text),
+        _work(name, text, launch) if name in PRODUCTS else (),
+        compiled.metadata.global_scratch_size + compiled.metadata.profile_scratch_size,
     )
+
+
+def _work(name: str, text: str, launch: Launch) -> tuple[float, ...]:
+    """What tensor cores do in every innermost loop, as multiples of its products.
+
+    The whole kernel counts where there is no loop: its sum is as long as one step.
+    """
+    constants = launch.constants
+    depth = constants.get("BLOCK_D") or constants["BLOCK_K"]
+    needed = PRODUCTS[name] * math.prod((constants["BLOCK_M"], constants["BLOCK_N"], depth))
+    loops = ptx.innermost_loops(text) or [None]
+    return tuple(ptx.multiply_adds(text, launch.warps, lines) / needed for lines in loops)
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
@@ -229,7 +272,7 @@ def waves(compiled: list[Compiled], stages: tuple[int, ...]) -> list[tuple[str, 
                 continue
             for index, launch in enumerate(launches(Case(90, "fp16", op, shape, 0), H100)):
                 name = launch.kernel.fn.__name__.removesuffix("_kernel")
-                if not name.startswith(PRODUCTS):
+                if name not in PRODUCTS:
                     continue
                 held = resident[_variant(name, launch.constants)]
                 count = launch.blocks / (held * H100.multiprocessors)
@@ -266,12 +309,13 @@ def rows_of(compiled: list[Compiled]) -> Iterator[tuple[str, ...]]:
             str(c.shared),
             str(c.resident),
             c.instruction or "-",
+            " ".join(f"{work:.2f}" for work in c.work) if c.instruction else "-",
         )
 
 
 COLUMNS = (
     *("kernel", "architecture", "dtype", "width", "block", "warps", "registers"),
-    *("shared memory", "blocks a multiprocessor", "tensor cores"),
+    *("shared memory", "blocks a multiprocessor", "tensor cores", "times its loops' products"),
 )
 WAVE_COLUMNS = ("stage", "kernel", "direction", "blocks", "blocks a multiprocessor", "waves")
 
@@ -291,14 +335,19 @@ def print_table(console: Console, title: str, columns: tuple[str, ...], rows: li
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.aot", description=__doc__)
     parser.add_argument("--archs", nargs="+", type=int, choices=MULTIPROCESSORS)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES)
+    parser.add_argument("--head-dims", nargs="+", type=int, choices=MASKED_WIDTHS)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--output", type=Path, help="where to write the table, as Markdown")
     options = parser.parse_args()
     console = wide_console()
 
-    wanted = list(cases(options.archs or list(MULTIPROCESSORS)))
+    wanted = list(cases(options.archs or list(MULTIPROCESSORS), options.dtypes or list(DTYPES)))
+    if options.head_dims:
+        wanted = [c for c in wanted if c.stage.dim // c.stage.heads in options.head_dims]
     compiled, faults = [], []
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+    # a fork has PyTorch and Triton imported already
+    with ProcessPoolExecutor(options.jobs, get_context("fork")) as pool:
         futures = [(case, pool.submit(compile_case, case)) for case in wanted]
         for case, future in futures:
             try:

@@ -16,8 +16,8 @@ from pvt_kernels.ops.triton_fold import fold_kernel
 WIDE_STRIDE = 8
 # with fewer blocks than this times what a GPU holds, the last wave, not full, weighs too much
 WAVES = 2
-# parts that a block of a fold loads at once
-FOLD_PARTS = 8
+# numbers up to which a sum is of vectors, such as a bias's gradient: few blocks, of many parts
+FOLD_VECTOR = 2048
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,10 @@ def splits_of(gpu: Gpu, resident: int, blocks: int, steps: int) -> int:
 
 def fold(gpu: Gpu, partials: Tensor, out: Tensor) -> Launch:
     """out = partials (parts, ...) summed over the parts, always in the same order."""
-    elements = 128 if gpu != INTERPRETER else 2**14
+    # parts that a block loads at once, and numbers of each
+    parts, elements = (64, 32) if out.numel() <= FOLD_VECTOR else (8, 128)
+    if gpu == INTERPRETER:
+        elements = 2**14
     return Launch(
         fold_kernel,
         blocks=triton.cdiv(out.numel(), elements),
@@ -128,7 +131,7 @@ def fold(gpu: Gpu, partials: Tensor, out: Tensor) -> Launch:
             "stride": partials.stride(0),
             "parts": partials.shape[0],
         },
-        constants={"BLOCK_PARTS": FOLD_PARTS, "BLOCK": elements},
+        constants={"BLOCK_PARTS": parts, "BLOCK": elements},
     )
 
 

@@ -57,7 +57,7 @@ TILES: dict[str, dict[str, dict[int, tuple[Tile, ...]]]] = {
         },
         "tf32": {
             32: (Tile(128, 32, 8, 2, 2), Tile(64, 32, 4, 2, 4)),
-            64: (Tile(128, 32, 8, 2, 1), Tile(64, 32, 8, 2, 1)),
+            64: (Tile(128, 32, 8, 2, 1), Tile(64, 32, 4, 2, 2)),
             128: (Tile(64, 32, 8, 2, 1),),
             256: (Tile(32, 16, 8, 2, 1),),
         },
@@ -77,12 +77,12 @@ TILES: dict[str, dict[str, dict[int, tuple[Tile, ...]]]] = {
         "wide half": {
             32: (Tile(128, 64, 8, 3, 2), Tile(64, 64, 4, 3, 4)),
             64: (Tile(128, 64, 8, 2, 1), Tile(64, 64, 4, 2, 3)),
-            128: (Tile(128, 64, 8, 2, 1), Tile(64, 64, 8, 2, 1)),
+            128: (Tile(128, 64, 8, 2, 1), Tile(64, 32, 4, 2, 2)),
             256: (Tile(64, 16, 8, 2, 1),),
         },
         "tf32": {
             32: (Tile(128, 32, 8, 2, 1),),
-            64: (Tile(64, 32, 8, 2, 1),),
+            64: (Tile(128, 16, 8, 2, 1), Tile(32, 32, 4, 2, 2)),
             128: (Tile(32, 32, 8, 2, 1),),
             256: (Tile(16, 16, 8, 2, 1),),
         },
@@ -96,7 +96,7 @@ TILES: dict[str, dict[str, dict[int, tuple[Tile, ...]]]] = {
         "half": {
             32: (Tile(64, 64, 4, 3, 2),),
             64: (Tile(32, 128, 8, 3, 1),),
-            128: (Tile(32, 64, 8, 2, 1),),
+            128: (Tile(16, 128, 8, 2, 1),),
             256: (Tile(32, 32, 8, 2, 1),),
         },
         "wide half": {
@@ -106,8 +106,8 @@ TILES: dict[str, dict[str, dict[int, tuple[Tile, ...]]]] = {
             256: (Tile(32, 32, 8, 2, 1),),
         },
         "tf32": {
-            32: (Tile(32, 64, 8, 2, 1),),
-            64: (Tile(32, 32, 4, 2, 2),),
+            32: (Tile(32, 64, 4, 2, 2),),
+            64: (Tile(16, 64, 4, 2, 2),),
             128: (Tile(32, 32, 8, 2, 1),),
             256: (Tile(16, 16, 8, 2, 1),),
         },
@@ -136,7 +136,7 @@ def tile_of(
     """
     if gpu == INTERPRETER:
         return INTERPRETER_TILE
-    tiles = TILES[kernel][_matrix_unit(gpu, dtype)][block_d(head_dim)]
+    tiles = TILES[kernel][matrix_unit(gpu, dtype)][block_d(head_dim)]
     for tile in tiles:
         blocks = triton.cdiv(queries, tile.queries) * heads
         if blocks >= WAVES * gpu.multiprocessors * tile.resident:
@@ -144,7 +144,8 @@ def tile_of(
     return tiles[-1]
 
 
-def _matrix_unit(gpu: Gpu, dtype: torch.dtype) -> str:
+def matrix_unit(gpu: Gpu, dtype: torch.dtype) -> str:
+    """Which of the table's columns of instructions multiplies this dtype on this GPU."""
     if dtype == torch.float32:
         return "tf32" if precision(dtype) == "tf32" else "fp32"
     return "wide half" if 90 <= gpu.arch < 120 else "half"

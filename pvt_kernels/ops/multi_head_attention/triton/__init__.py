@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pvt_kernels.ops.attention import triton as attention
-from pvt_kernels.ops.attention.triton.tiles import INTERPRETER_TILE, Tile
+from pvt_kernels.ops.attention.triton.tiles import INTERPRETER_TILE, Tile, matrix_unit
 from pvt_kernels.ops.multi_head_attention.triton.forward import multi_head_attention_launch
 from pvt_kernels.ops.tensors import with_adjacent_channels
 from pvt_kernels.ops.triton_launch import INTERPRETER, Gpu, Launch, gpu_of, run
@@ -30,7 +30,12 @@ def fused_tile(gpu: Gpu, dtype: torch.dtype, channels: int, head_dim: int) -> Ti
         return INTERPRETER_TILE
     if dtype == torch.float32:
         return None
-    return Tile(64, 64, 4, 2, 2) if channels <= 64 else Tile(64, 32, 8, 2, 1)
+    # 16 queries a warp, since warps that share queries repeat each other's products; as many keys
+    # as the registers leave room for
+    if channels <= 64:
+        return Tile(64, 64, 4, 2, 2)
+    keys = 64 if matrix_unit(gpu, dtype) == "wide half" else 32
+    return Tile(64, keys if head_dim <= 32 else keys // 2, 4, 2, 2)
 
 
 def forward(
