@@ -93,10 +93,9 @@ def fused_forward_cost(shape: LayerShape, dtype: torch.dtype) -> KernelCost:
     """q projection, attention and out projection in one kernel, in inference: no q and no o."""
     b, n, m, c = shape.batch, shape.queries, shape.keys, shape.dim
     size = dtype.itemsize
+    x, y, lse = b * n * c * size, b * m * c * size, 4 * b * shape.heads * n
     flops = 4 * b * n * c * c + 4 * b * n * m * c
-    return KernelCost(
-        "multi_head_attention", flops, (2 * b * n * c + 2 * b * m * c + 2 * c * c) * size
-    )
+    return KernelCost("multi_head_attention", flops, 2 * x + 2 * y + lse + 2 * c * c * size)
 
 
 def backward_costs(shape: LayerShape, dtype: torch.dtype) -> list[KernelCost]:

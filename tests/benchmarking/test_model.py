@@ -35,6 +35,52 @@ def test_the_fused_forward_moves_little_more_than_x_out_k_and_v(stage, dtype):
     assert fused.bytes < 0.5 * sum(cost.bytes for cost in unfused)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_bytes_are_those_of_the_tensors_that_are_launched(stage, dtype):
+    pytest.importorskip("triton", reason="triton is not installed")
+    from pvt_kernels.benchmarking.triton_launches import launches_of_a_layer
+    from pvt_kernels.ops.triton_launch import Gpu
+
+    shape = stage_shape(stage, SIZE, batch=2)
+    costs = [*model.forward_costs(shape, dtype), *model.backward_costs(shape, dtype)]
+    bytes_of = {cost.name: cost.bytes for cost in [*costs, model.fused_forward_cost(shape, dtype)]}
+    y = shape.batch * shape.keys * shape.dim
+    weight = (shape.sr_ratio * shape.dim) ** 2
+    # of what is summed in fp32 over splits or blocks, the result alone is compulsory
+    sums = {
+        "convolution": 4 * y,
+        "norm": 4 * y,
+        "norm_backward": 0,
+        "attention_dkdv": 2 * y * dtype.itemsize,
+        "dweight": weight * dtype.itemsize,
+    }
+    compared = set()
+    for launch in launches_of_a_layer(shape, dtype, Gpu(90, 132)):
+        name = launch.kernel.__name__.removesuffix("_kernel")
+        if name not in bytes_of:
+            assert name == "fold"
+            continue
+        tensors = launch.inputs | launch.outputs
+        whole = sum(t.numel() * t.element_size() for n, t in tensors.items() if n != "partials")
+        # the model leaves vectors of C numbers out
+        assert whole + sums.get(name, 0) == pytest.approx(bytes_of[name], rel=2e-3), name
+        compared.add(name)
+    assert compared == {name for name in bytes_of if "projection" not in name} - (
+        {"multi_head_attention"} if stage > 2 or dtype == torch.float32 else set()
+    )
+
+
+@pytest.mark.parametrize(("stage", "share"), [(1, 0.003), (2, 0.011), (3, 0.036)])
+def test_keys_and_values_in_the_reductions_epilogue_would_save_little(stage, share):
+    """y would not be written and read: why their projection is a product of its own."""
+    gpu, shape = model.GPU_MODELS["h100"], stage_shape(stage, SIZE, batch=2)
+    y = shape.batch * shape.keys * shape.dim * 2
+    saved = 2 * y / gpu.bandwidth
+    forward = sum(c.seconds(gpu, torch.float16) for c in model.forward_costs(shape, torch.float16))
+    assert saved < share * forward
+
+
 def test_the_roofline_is_the_larger_of_two_times():
     gpu = model.GPU_MODELS["h100"]
     computing = model.KernelCost("a", flops=989 * 10**9, bytes=1)
