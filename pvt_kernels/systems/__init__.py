@@ -4,7 +4,7 @@ from importlib import import_module
 
 from pvt_kernels.training.system import System
 
-NAMES = ("classification",)
+NAMES = ("classification", "retinanet", "mask_rcnn", "detr")
 
 
 def load(name: str) -> System:

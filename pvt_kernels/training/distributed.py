@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -78,3 +83,15 @@ def mean_of_processes(values: torch.Tensor) -> torch.Tensor:
         dist.all_reduce(values)
         values = values / dist.get_world_size()
     return values
+
+
+def compute_on_main(own: list[T], compute: Callable[[list[T]], R]) -> R:
+    """`compute` of all processes' lists, one after the other: the main process runs it for all."""
+    if not dist.is_initialized():
+        return compute(own)
+    main = dist.get_rank() == 0
+    lists = [None] * dist.get_world_size() if main else None
+    dist.gather_object(own, lists)
+    result = [compute(list(chain.from_iterable(lists))) if main else None]
+    dist.broadcast_object_list(result)
+    return result[0]

@@ -1,2 +1,7 @@
 # the layout of the generated data that each system reads
-LAYOUTS = {"classification": "image_folder"}
+LAYOUTS = {
+    "classification": "image_folder",
+    "retinanet": "coco",
+    "mask_rcnn": "coco",
+    "detr": "coco",
+}

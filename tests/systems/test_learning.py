@@ -12,7 +12,12 @@ from pvt_kernels.training.recipe import find
 from tests.systems import LAYOUTS
 
 # of the figures on the images to test, after the recipe "shapes"
-BARS = {"classification": {"top1": 0.95}}
+BARS = {
+    "classification": {"top1": 0.95},
+    "retinanet": {"box_AP50": 0.9},
+    "mask_rcnn": {"box_AP50": 0.5, "mask_AP50": 0.5},
+    "detr": {"box_AP50": 0.5},
+}
 
 
 @pytest.fixture(scope="module")
