@@ -2,6 +2,9 @@
 // its work.
 #pragma once
 
+#include <type_traits>
+
+#include "cuda/arch/simt.cuh"
 #include "cuda/launch.h"
 #include "cuda/tiles.cuh"
 
@@ -10,8 +13,15 @@ namespace pvt_kernels::cuda {
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 
-// Rows of queries or keys that a block keeps, 16 for each warp.
+// Rows of queries that a block of the forward keeps, 16 for each warp.
 constexpr int kBlockRows = kWarps * kWarpRows;
+
+// Warps of a block of the backward, which keeps two tiles of 16 rows for each. Wide fp32 rows of
+// four take 78 KB, and compute capability 7.5 has 64.
+template <class Atom>
+__host__ __device__ constexpr int backward_warps(int D) {
+  return std::is_same_v<Atom, Simt75> && D > 64 ? 2 : kWarps;
+}
 
 // Rows of keys or queries that pass by at a time: as many as leave room for a second block of a
 // head dim up to 64 in the registers and the shared memory of a V100 (96 KB), and for one of
@@ -57,6 +67,19 @@ __device__ __forceinline__ Rows<T> head_rows(const pvtk_heads& t, const Work& wo
 __device__ __forceinline__ std::int64_t row_offset(const Work& work, std::int64_t tokens,
                                                    std::int64_t token, const AttentionSizes& s) {
   return ((work.batch * tokens + token) * s.heads + work.head) * s.head_dim;
+}
+
+// Writes a warp's rows of a head, from `first_token` on, to such a tensor.
+template <int D, class T>
+__device__ __forceinline__ void write_head_rows(const T* tile, void* tensor, const Work& work,
+                                                std::int64_t tokens, std::int64_t first_token,
+                                                const AttentionSizes& s) {
+  T* first = static_cast<T*>(tensor) + row_offset(work, tokens, first_token, s);
+  const std::int64_t stride = std::int64_t{s.heads} * s.head_dim;
+  write_rows<T, D>(tile, [&](int row, int column) {
+    return first_token + row < tokens && column < s.head_dim ? first + row * stride + column
+                                                             : nullptr;
+  });
 }
 
 }  // namespace pvt_kernels::cuda

@@ -15,12 +15,15 @@ struct Workspace {
   // On the current device.
   explicit Workspace(const pvtk_attention& call) {
     const std::int64_t units = call.batch * call.heads;
-    const std::int64_t key_tiles = ceil_div(call.keys, kBlockRows);
-    std::int64_t step = 0;
-    with_head_dim(call.head_dim, [&](auto width) {
-      constexpr int D = decltype(width)::value;
-      step = call.dtype == PVTK_FLOAT32 ? backward_step<float>(D) : backward_step<half>(D);
+    std::int64_t step = 0, rows = 0;
+    with_atom(call.dtype, code_arch(), [&](auto atom) {
+      with_head_dim(call.head_dim, [&](auto width) {
+        using Memory = BackwardMemory<decltype(atom), decltype(width)::value>;
+        step = Memory::kStep;
+        rows = Memory::kRows;
+      });
     });
+    const std::int64_t key_tiles = ceil_div(call.keys, rows);
     const std::int64_t steps = ceil_div(call.queries, step);
     // two waves of the two blocks that a multiprocessor holds
     const std::int64_t wanted =
@@ -54,6 +57,7 @@ pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_heads d_o, 
     check_alignment(*call, "k", k, call->keys);
     check_alignment(*call, "v", v, call->keys);
     check_alignment(*call, "o", o, call->queries);
+    check_pointers({{"lse", lse}, {"dq", dq}, {"dk", dk}, {"dv", dv}, {"workspace", workspace}});
     const CurrentDevice device(call->device);
     const Workspace w(*call);
     auto* delta = static_cast<float*>(workspace);
@@ -61,22 +65,23 @@ pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_heads d_o, 
     const AttentionBackward p{
         sizes, d_o, q, k, v, o, lse, delta, partials, dq, call->batch, w.splits, w.steps_per_split};
     const std::int64_t units = call->batch * call->heads;
-    const std::int64_t query_blocks = ceil_div(call->queries, kBlockRows) * units;
-    const std::int64_t key_blocks = ceil_div(call->keys, kBlockRows) * w.splits * units;
     const std::int64_t values = units * call->keys * call->head_dim;
     with_atom(call->dtype, code_arch(), [&](auto atom) {
       using Atom = decltype(atom);
       with_head_dim(call->head_dim, [&](auto width) {
         constexpr int D = decltype(width)::value;
         constexpr int kLanes = D / Vector<typename Atom::Type>::kSize;
-        constexpr int kBytes = BackwardMemory<Atom, D>::kBytes;
+        using Memory = BackwardMemory<Atom, D>;
+        const std::int64_t query_blocks = ceil_div(call->queries, Memory::kRows) * units;
+        const std::int64_t key_blocks = ceil_div(call->keys, Memory::kRows) * w.splits * units;
         launch(attention_delta_kernel<Atom, D>, ceil_div(units * call->queries * kLanes, kThreads),
                kThreads, 0, call->stream, p);
-        launch(attention_dq_kernel<Atom, D>, query_blocks, kThreads, kBytes, call->stream, p);
-        launch(attention_dk_dv_kernel<Atom, D>, key_blocks, kThreads, kBytes, call->stream, p);
+        launch(attention_dq_kernel<Atom, D>, query_blocks, Memory::kThreads, Memory::kBytes,
+               call->stream, p);
+        launch(attention_dk_dv_kernel<Atom, D>, key_blocks, Memory::kThreads, Memory::kBytes,
+               call->stream, p);
       });
-      launch_fold<Atom>({partials, w.splits, 2 * values, values, dk}, call->stream);
-      launch_fold<Atom>({partials + values, w.splits, 2 * values, values, dv}, call->stream);
+      launch_fold<Atom>({partials, w.splits, 2, values, {dk, dv}}, call->stream);
     });
   });
 }

@@ -23,34 +23,34 @@ struct AttentionBackward {
 };
 
 // What the dq kernel and the dk and dv kernel keep in shared memory: two tiles of their own rows,
-// pairs of tiles that pass by, and the weights of each warp's rows.
+// pairs of tiles that pass by, and lse and delta of two steps of queries.
 template <class Atom, int D>
 struct BackwardMemory {
   using T = typename Atom::Type;
-  static constexpr int kStep = backward_step<T>(D);
-  using OwnTile = TileCopy<T, kBlockRows, D, false>;
-  using PassingTile = TileCopy<T, kStep, D, Atom::kCopiesAsync>;
+  static constexpr int kStep = backward_step<T>(D), kWarps = backward_warps<Atom>(D);
+  static constexpr int kThreads = kWarps * kWarpSize, kRows = kWarps * kWarpRows;
+  using OwnTile = TileCopy<T, kRows, D, false, kThreads>;
+  using PassingTile = TileCopy<T, kStep, D, Atom::kCopiesAsync, kThreads>;
   using PassingTiles = TilePairs<PassingTile, PassingTile>;
   static constexpr int kStride = OwnTile::kStride;
-  static constexpr int kWeightStride = padded_stride<T>(kStep);
-  // lse and delta of two steps of queries
-  static constexpr int kRowValues = 2 * 2 * kStep;
-  static constexpr int kBytes =
-      (2 * OwnTile::kSize + PassingTiles::kSize + kBlockRows * kWeightStride) * sizeof(T) +
-      (kWarps * Atom::kScratchFloats + kRowValues) * sizeof(float);
+  static constexpr int kScratchBytes = Atom::scratch_bytes(kStep);
+  // a lane of one warp loads each
+  static_assert(kStep <= kWarpSize);
+  static constexpr int kRowValues = 2 * 2 * kWarpSize;
+  static constexpr int kBytes = (2 * OwnTile::kSize + PassingTiles::kSize) * sizeof(T) +
+                                kWarps * kScratchBytes + kRowValues * sizeof(float);
 
-  T *first, *second, *passing, *weights;
-  float *scratch, *row_values;
+  T *first, *second, *passing;
+  unsigned char* scratch;
+  float* row_values;
 
   __device__ BackwardMemory() {
     first = reinterpret_cast<T*>(shared_memory);
     second = first + OwnTile::kSize;
     passing = second + OwnTile::kSize;
-    weights = passing + PassingTiles::kSize;
-    scratch = reinterpret_cast<float*>(weights + kBlockRows * kWeightStride);
-    row_values = scratch + kWarps * Atom::kScratchFloats;
-    weights += warp_index() * kWarpRows * kWeightStride;
-    scratch += warp_index() * Atom::kScratchFloats;
+    scratch = reinterpret_cast<unsigned char*>(passing + PassingTiles::kSize);
+    row_values = reinterpret_cast<float*>(scratch + kWarps * kScratchBytes);
+    scratch += warp_index() * kScratchBytes;
   }
 
   template <class Source>
@@ -79,10 +79,7 @@ __global__ void __launch_bounds__(kThreads) attention_delta_kernel(AttentionBack
     const auto load = [&](const pvtk_heads& t) {
       const T* address = static_cast<const T*>(t.data) + batch * t.batch_stride +
                          query * t.token_stride + head * t.head_stride + column;
-      const uint4 bits = ptx::load_global(reinterpret_cast<const uint4*>(address));
-      Vector<T> values;
-      memcpy(&values, &bits, sizeof(bits));
-      return values;
+      return ptx::load_global(reinterpret_cast<const Vector<T>*>(address));
     };
     float sum = 0.0f;
     if (batch < p.batch && column < s.head_dim) {
@@ -96,16 +93,18 @@ __global__ void __launch_bounds__(kThreads) attention_delta_kernel(AttentionBack
   }
 }
 
-// Grid: ceil(N / kBlockRows) blocks for each head of each image.
+// Grid: ceil(N / Memory::kRows) blocks for each head of each image.
 template <class Atom, int D>
-__global__ void __launch_bounds__(kThreads, 2) attention_dq_kernel(AttentionBackward p) {
+__global__ void __launch_bounds__(BackwardMemory<Atom, D>::kThreads, 2)
+    attention_dq_kernel(AttentionBackward p) {
   if constexpr (is_compiled<Atom>()) {
     using Memory = BackwardMemory<Atom, D>;
     using T = typename Atom::Type;
+    using Layout = typename Atom::Layout;
     constexpr int kKeys = Memory::kStep;
     const AttentionSizes& s = p.sizes;
-    const Work work(ceil_div(s.queries, kBlockRows), s.heads);
-    const std::int64_t first_query = work.tile * kBlockRows;
+    const Work work(ceil_div(s.queries, Memory::kRows), s.heads);
+    const std::int64_t first_query = work.tile * Memory::kRows;
     const std::int64_t warp_query = first_query + warp_index() * kWarpRows;
     const Rows<T> k = head_rows<T>(p.k, work, s.keys, s.head_dim);
     const Rows<T> v = head_rows<T>(p.v, work, s.keys, s.head_dim);
@@ -119,7 +118,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_dq_kernel(AttentionBack
     memory.load_own(head_rows<T>(p.q, work, s.queries, s.head_dim),
                     head_rows<T>(p.d_o, work, s.queries, s.head_dim), first_query);
 
-    Accumulator<D> dq;
+    Accumulator<Layout, D> dq;
     dq.clear();
     float lse[kLaneRows], delta[kLaneRows];
 #pragma unroll
@@ -135,7 +134,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_dq_kernel(AttentionBack
       tiles.wait(tile);
       if (tile + 1 < count) fetch(tile + 1);
 
-      Accumulator<kKeys> weights, d_weights;
+      Accumulator<Layout, kKeys> weights, d_weights;
       weights.clear();
       d_weights.clear();
       Atom::template multiply<kKeys, D, Stored::by_row, Stored::by_column>(
@@ -155,35 +154,33 @@ __global__ void __launch_bounds__(kThreads, 2) attention_dq_kernel(AttentionBack
           if (valid < kKeys && weights.column(t, i % 2) >= valid) weight = 0.0f;
           d_weights.x[t][i] = weight * (d_weights.x[t][i] - delta[i / 2]);
         }
-      store_rows(d_weights, memory.weights, Memory::kWeightStride);
-      Atom::template multiply<D, kKeys, Stored::by_row, Stored::by_row>(
-          dq, memory.weights, Memory::kWeightStride, tiles.first(tile), Memory::kStride,
-          memory.scratch);
-      __syncwarp();
+      Atom::template multiply_weights<D, kKeys>(dq, d_weights, tiles.first(tile), Memory::kStride,
+                                                memory.scratch);
     }
 
     dq.for_each([&](int, int, float& x) { x *= s.scale; });
+    // each warp's queries are its own, and not needed any more once all its lanes are here
+    __syncwarp();
     store_rows(dq, memory.first, Memory::kStride);
-    write_rows<T, D>(memory.first,
-                     static_cast<T*>(p.dq) + row_offset(work, s.queries, warp_query, s),
-                     std::int64_t{s.heads} * s.head_dim, s.queries - warp_query, s.head_dim);
+    write_head_rows<D>(memory.first, p.dq, work, s.queries, warp_query, s);
   }
 }
 
-// Grid: for each split of the queries and each head of each image, ceil(M / kBlockRows) blocks.
+// Grid: for each split of the queries and each head of each image, ceil(M / Memory::kRows) blocks.
 // A warp's rows are keys, its columns queries: every product is of transposed scores.
 template <class Atom, int D>
-__global__ void __launch_bounds__(kThreads, 2) attention_dk_dv_kernel(AttentionBackward p) {
+__global__ void __launch_bounds__(BackwardMemory<Atom, D>::kThreads, 2)
+    attention_dk_dv_kernel(AttentionBackward p) {
   if constexpr (is_compiled<Atom>()) {
     using Memory = BackwardMemory<Atom, D>;
     using T = typename Atom::Type;
+    using Layout = typename Atom::Layout;
     constexpr int kQueries = Memory::kStep;
-    static_assert(kQueries <= kThreads, "a thread each loads the rows' values");
     const AttentionSizes& s = p.sizes;
-    const std::int64_t key_tiles = ceil_div(s.keys, kBlockRows);
+    const std::int64_t key_tiles = ceil_div(s.keys, Memory::kRows);
     const Work work(key_tiles * p.splits, s.heads);
     const std::int64_t split = work.tile / key_tiles;
-    const std::int64_t first_key = work.tile % key_tiles * kBlockRows;
+    const std::int64_t first_key = work.tile % key_tiles * Memory::kRows;
     const std::int64_t warp_key = first_key + warp_index() * kWarpRows;
     const Rows<T> q = head_rows<T>(p.q, work, s.queries, s.head_dim);
     const Rows<T> d_o = head_rows<T>(p.d_o, work, s.queries, s.head_dim);
@@ -212,15 +209,15 @@ __global__ void __launch_bounds__(kThreads, 2) attention_dk_dv_kernel(AttentionB
     memory.load_own(head_rows<T>(p.k, work, s.keys, s.head_dim),
                     head_rows<T>(p.v, work, s.keys, s.head_dim), first_key);
 
-    Accumulator<D> dk, dv;
+    Accumulator<Layout, D> dk, dv;
     dk.clear();
     dv.clear();
     for (std::int64_t step = begin; step < end; ++step) {
-      float* lse = memory.row_values + step % 2 * 2 * kQueries;
-      float* delta = lse + kQueries;
-      if (threadIdx.x < kQueries) {
-        lse[threadIdx.x] = next_lse;
-        delta[threadIdx.x] = next_delta;
+      float* lse = memory.row_values + step % 2 * 2 * kWarpSize;
+      float* delta = lse + kWarpSize;
+      if (warp_index() == 0) {
+        ptx::store_shared(lse + lane_index(), next_lse);
+        ptx::store_shared(delta + lane_index(), next_delta);
       }
       tiles.wait(step);
       if (step + 1 < end) {
@@ -228,19 +225,18 @@ __global__ void __launch_bounds__(kThreads, 2) attention_dk_dv_kernel(AttentionB
         fetch_row_values(step + 1);
       }
 
-      Accumulator<kQueries> weights;
+      Accumulator<Layout, kQueries> weights;
       weights.clear();
       Atom::template multiply<kQueries, D, Stored::by_row, Stored::by_column>(
           weights, memory.first, Memory::kStride, tiles.first(step), Memory::kStride,
           memory.scratch);
       const float scale = s.scale * kLog2e;
-      weights.for_each([&](int, int query, float& x) { x = exp2f(x * scale - lse[query]); });
-      store_rows(weights, memory.weights, Memory::kWeightStride);
-      Atom::template multiply<D, kQueries, Stored::by_row, Stored::by_row>(
-          dv, memory.weights, Memory::kWeightStride, tiles.second(step), Memory::kStride,
-          memory.scratch);
+      weights.for_each(
+          [&](int, int query, float& x) { x = exp2f(x * scale - ptx::load_shared(lse + query)); });
+      Atom::template multiply_weights<D, kQueries>(dv, weights, tiles.second(step), Memory::kStride,
+                                                   memory.scratch);
 
-      Accumulator<kQueries> d_weights;
+      Accumulator<Layout, kQueries> d_weights;
       d_weights.clear();
       Atom::template multiply<kQueries, D, Stored::by_row, Stored::by_column>(
           d_weights, memory.second, Memory::kStride, tiles.second(step), Memory::kStride,
@@ -250,20 +246,16 @@ __global__ void __launch_bounds__(kThreads, 2) attention_dk_dv_kernel(AttentionB
 #pragma unroll
         for (int i = 0; i < 4; ++i)
           d_weights.x[t][i] =
-              weights.x[t][i] * (d_weights.x[t][i] - delta[weights.column(t, i % 2)]);
-      // every lane has read the weights
-      __syncwarp();
-      store_rows(d_weights, memory.weights, Memory::kWeightStride);
-      Atom::template multiply<D, kQueries, Stored::by_row, Stored::by_row>(
-          dk, memory.weights, Memory::kWeightStride, tiles.first(step), Memory::kStride,
-          memory.scratch);
-      __syncwarp();
+              weights.x[t][i] *
+              (d_weights.x[t][i] - ptx::load_shared(delta + weights.column(t, i % 2)));
+      Atom::template multiply_weights<D, kQueries>(dk, d_weights, tiles.first(step),
+                                                   Memory::kStride, memory.scratch);
     }
 
     const std::int64_t tensor = p.batch * s.keys * s.heads * s.head_dim;
     float* partial = p.partials + split * 2 * tensor + row_offset(work, s.keys, warp_key, s);
     const std::int64_t stride = std::int64_t{s.heads} * s.head_dim;
-    const auto write = [&](float* to, const Accumulator<D>& from, float factor) {
+    const auto write = [&](float* to, const Accumulator<Layout, D>& from, float factor) {
       from.for_each_pair([&](int row, int column, float first, float second) {
         if (warp_key + row < s.keys && column < s.head_dim)
           ptx::store_global(reinterpret_cast<float2*>(to + row * stride + column),

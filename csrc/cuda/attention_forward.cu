@@ -10,6 +10,7 @@ pvtk_status pvtk_attention_forward(const pvtk_attention* call, pvtk_heads q, pvt
     check_alignment(*call, "q", q, call->queries);
     check_alignment(*call, "k", k, call->keys);
     check_alignment(*call, "v", v, call->keys);
+    check_pointers({{"o", o}, {"lse", lse}});
     const CurrentDevice device(call->device);
     const std::int64_t blocks = ceil_div(call->queries, kBlockRows) * call->batch * call->heads;
     with_atom(call->dtype, code_arch(), [&](auto atom) {

@@ -21,22 +21,18 @@ struct ForwardMemory {
   static constexpr int kStride = QueryTile::kStride;
   using KeyTile = TileCopy<T, kKeys, D, Atom::kCopiesAsync>;
   using KeyTiles = TilePairs<KeyTile, KeyTile>;
-  static constexpr int kWeightStride = padded_stride<T>(kKeys);
+  static constexpr int kScratchBytes = Atom::scratch_bytes(kKeys);
   static constexpr int kBytes =
-      (QueryTile::kSize + KeyTiles::kSize + kBlockRows * kWeightStride) * sizeof(T) +
-      kWarps * Atom::kScratchFloats * sizeof(float);
+      (QueryTile::kSize + KeyTiles::kSize) * sizeof(T) + kWarps * kScratchBytes;
 
-  T *queries, *keys, *weights;
-  float* scratch;
+  T *queries, *keys;
+  unsigned char* scratch;
 
-  // The parts of the calling thread's warp, and the keys that all share.
   __device__ ForwardMemory() {
     queries = reinterpret_cast<T*>(shared_memory);
     keys = queries + QueryTile::kSize;
-    weights = keys + KeyTiles::kSize;
-    scratch = reinterpret_cast<float*>(weights + kBlockRows * kWeightStride);
-    weights += warp_index() * kWarpRows * kWeightStride;
-    scratch += warp_index() * Atom::kScratchFloats;
+    scratch = reinterpret_cast<unsigned char*>(keys + KeyTiles::kSize);
+    scratch += warp_index() * kScratchBytes;
   }
 };
 
@@ -54,9 +50,9 @@ struct OnlineSoftmax {
 
   // Turns scores into weights relative to the new maximum, in base 2, and sets `rescale` to what
   // earlier results have to be multiplied by. Keys from `valid` on count for nothing.
-  template <int kKeys>
-  __device__ __forceinline__ void add(Accumulator<kKeys>& s, float scale, std::int64_t valid,
-                                      float (&rescale)[kLaneRows]) {
+  template <class Layout, int kKeys>
+  __device__ __forceinline__ void add(Accumulator<Layout, kKeys>& s, float scale,
+                                      std::int64_t valid, float (&rescale)[kLaneRows]) {
     s.for_each([&](int, int, float& x) { x *= scale; });
     if (valid < kKeys) s.for_each([&](int, int key, float& x) { x = key < valid ? x : -INFINITY; });
     float highest[kLaneRows], sum[kLaneRows];
@@ -68,7 +64,7 @@ struct OnlineSoftmax {
     s.for_each([&](int r, int, float& x) { highest[r] = fmaxf(highest[r], x); });
 #pragma unroll
     for (int r = 0; r < kLaneRows; ++r) {
-      highest[r] = row_max(highest[r]);
+      highest[r] = s.row_max(highest[r]);
       rescale[r] = exp2f(maximum[r] - highest[r]);
       maximum[r] = highest[r];
     }
@@ -78,7 +74,7 @@ struct OnlineSoftmax {
       sum[r] += x;
     });
 #pragma unroll
-    for (int r = 0; r < kLaneRows; ++r) total[r] = total[r] * rescale[r] + row_sum(sum[r]);
+    for (int r = 0; r < kLaneRows; ++r) total[r] = total[r] * rescale[r] + s.row_sum(sum[r]);
   }
 };
 
@@ -88,6 +84,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_kernel(Attentio
   if constexpr (is_compiled<Atom>()) {
     using Memory = ForwardMemory<Atom, D>;
     using T = typename Atom::Type;
+    using Layout = typename Atom::Layout;
     constexpr int kKeys = Memory::kKeys;
     const AttentionSizes& s = p.sizes;
     const Work work(ceil_div(s.queries, kBlockRows), s.heads);
@@ -108,40 +105,37 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_kernel(Attentio
     T* queries = memory.queries + warp_index() * kWarpRows * Memory::kStride;
 
     OnlineSoftmax softmax;
-    Accumulator<D> o;
+    Accumulator<Layout, D> o;
     o.clear();
     const std::int64_t count = ceil_div(s.keys, kKeys);
     for (std::int64_t tile = 0; tile < count; ++tile) {
       tiles.wait(tile);
       if (tile + 1 < count) fetch(tile + 1);
 
-      Accumulator<kKeys> weights;
+      Accumulator<Layout, kKeys> weights;
       weights.clear();
       Atom::template multiply<kKeys, D, Stored::by_row, Stored::by_column>(
           weights, queries, Memory::kStride, tiles.first(tile), Memory::kStride, memory.scratch);
       float rescale[kLaneRows];
       softmax.add(weights, s.scale * kLog2e, s.keys - tile * kKeys, rescale);
       o.for_each([&](int r, int, float& x) { x *= rescale[r]; });
-      store_rows(weights, memory.weights, Memory::kWeightStride);
-      Atom::template multiply<D, kKeys, Stored::by_row, Stored::by_row>(
-          o, memory.weights, Memory::kWeightStride, tiles.second(tile), Memory::kStride,
-          memory.scratch);
-      __syncwarp();
+      Atom::template multiply_weights<D, kKeys>(o, weights, tiles.second(tile), Memory::kStride,
+                                                memory.scratch);
     }
 
     const std::int64_t warp_query = first_query + warp_index() * kWarpRows;
 #pragma unroll
     for (int r = 0; r < kLaneRows; ++r) {
       const std::int64_t query = warp_query + o.row(r);
-      if (lane_index() % 4 == 0 && query < s.queries)
+      if (o.column(0, 0) == 0 && query < s.queries)
         ptx::store_global(p.lse + work.unit * s.queries + query,
                           (softmax.maximum[r] + log2f(softmax.total[r])) * kLn2);
     }
     o.for_each([&](int r, int, float& x) { x /= softmax.total[r]; });
-    // each warp's queries are its own, and not needed any more
+    // each warp's queries are its own, and not needed any more once all its lanes are here
+    __syncwarp();
     store_rows(o, queries, Memory::kStride);
-    write_rows<T, D>(queries, static_cast<T*>(p.o) + row_offset(work, s.queries, warp_query, s),
-                     std::int64_t{s.heads} * s.head_dim, s.queries - warp_query, s.head_dim);
+    write_head_rows<D>(queries, p.o, work, s.queries, warp_query, s);
   }
 }
 

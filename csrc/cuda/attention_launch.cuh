@@ -21,7 +21,6 @@ inline AttentionSizes checked_sizes(const pvtk_attention& call) {
           call.scale};
 }
 
-// A kernel loads 16 bytes at a time.
 inline void check_alignment(const pvtk_attention& call, const char* name, const pvtk_heads& t,
                             std::int64_t tokens) {
   const std::int64_t size = element_size(call.dtype);
@@ -29,8 +28,7 @@ inline void check_alignment(const pvtk_attention& call, const char* name, const 
     return count == 1 || stride * size % 16 == 0;
   };
   require(
-      reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0 &&
-          (call.batch <= 1 || aligned(call.batch, t.batch_stride)) &&
+      is_aligned(t.data) && (call.batch <= 1 || aligned(call.batch, t.batch_stride)) &&
           aligned(tokens, t.token_stride) && aligned(call.heads, t.head_stride),
       std::string(name) + " must have an address and strides (in bytes) that are multiples of 16");
 }

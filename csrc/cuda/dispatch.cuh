@@ -1,10 +1,13 @@
 // From the facts of a call to the instance of a kernel that runs it.
 #pragma once
 
+#include <cstdlib>
+#include <cstring>
 #include <type_traits>
 
 #include "cuda/arch/simt.cuh"
 #include "cuda/arch/sm70.cuh"
+#include "cuda/arch/sm70_wmma.cuh"
 #include "cuda/arch/sm75.cuh"
 #include "cuda/arch/sm80.cuh"
 #include "cuda/runtime.h"
@@ -14,14 +17,22 @@ namespace pvt_kernels::cuda {
 template <int kValue>
 using Constant = std::integral_constant<int, kValue>;
 
+// Whether PVT_KERNELS_SM70_WMMA asks for the form that trusts no lane layout.
+inline bool wants_wmma() {
+  const char* value = std::getenv("PVT_KERNELS_SM70_WMMA");
+  return value != nullptr && std::strcmp(value, "1") == 0;
+}
+
 // f(atom) for the matrix-multiply atom of the dtype in code for `arch`.
 template <class F>
 void with_atom(pvtk_dtype dtype, int arch, F f) {
   switch (dtype) {
     case PVTK_FLOAT32:
-      return f(Simt{});
+      if (arch <= Simt70::kLastArch) return f(Simt70{});
+      if (arch <= Simt75::kLastArch) return f(Simt75{});
+      return f(Simt80{});
     case PVTK_FLOAT16:
-      if (arch <= Sm70::kLastArch) return f(Sm70{});
+      if (arch <= Sm70::kLastArch) return wants_wmma() ? f(Sm70Wmma{}) : f(Sm70{});
       if (arch <= Sm75::kLastArch) return f(Sm75{});
       return f(Sm80<half>{});
     case PVTK_BFLOAT16:

@@ -1,4 +1,4 @@
-// The last step of a sum that was split among blocks: in a fixed order, so that every run gives the
+// The last step of sums that were split among blocks: in a fixed order, so that every run gives the
 // same bits.
 #pragma once
 
@@ -6,28 +6,36 @@
 
 namespace pvt_kernels::cuda {
 
+constexpr int kMostSums = 3;
+
 struct Fold {
-  const float* partials;  // (splits, ...), of which `count` values from the first on are added
-  std::int64_t splits, split_stride, count;
-  void* out;
+  const float* partials;  // (splits, sums, count), contiguous
+  std::int64_t splits, sums, count;
+  void* out[kMostSums];  // of each sum, `count` values
 };
 
-// Two adjacent values a thread; `count` is even.
+// Four adjacent values a thread; `count` is a multiple of 4.
 template <class Atom>
 __global__ void __launch_bounds__(kThreads) fold_kernel(Fold p) {
   if constexpr (is_compiled<Atom>()) {
     using T = typename Atom::Type;
-    const std::int64_t index = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * 2;
-    if (index >= p.count) return;
-    float2 sum = make_float2(0.0f, 0.0f);
+    const std::int64_t index = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * 4;
+    if (index >= p.sums * p.count) return;
+    float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    // several at a time on their way
+#pragma unroll 8
     for (std::int64_t split = 0; split < p.splits; ++split) {
-      const float2 part = ptx::load_global(
-          reinterpret_cast<const float2*>(p.partials + split * p.split_stride + index));
+      const float4 part = ptx::load_global(
+          reinterpret_cast<const float4*>(p.partials + split * p.sums * p.count + index));
       sum.x += part.x;
       sum.y += part.y;
+      sum.z += part.z;
+      sum.w += part.w;
     }
-    ptx::store_global(reinterpret_cast<Pair<T>*>(static_cast<T*>(p.out) + index),
-                      round_pair<T>(sum.x, sum.y));
+    const std::int64_t which = index / p.count;
+    void* out = which == 0 ? p.out[0] : which == 1 ? p.out[1] : p.out[2];
+    ptx::store_global(reinterpret_cast<Quad<T>*>(static_cast<T*>(out) + index % p.count),
+                      round_quad<T>(sum));
   }
 }
 

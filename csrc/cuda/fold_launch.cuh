@@ -7,7 +7,8 @@ namespace pvt_kernels::cuda {
 
 template <class Atom>
 void launch_fold(const Fold& fold, void* stream) {
-  launch(fold_kernel<Atom>, ceil_div(fold.count, 2 * kThreads), kThreads, 0, stream, fold);
+  launch(fold_kernel<Atom>, ceil_div(fold.sums * fold.count, 4 * kThreads), kThreads, 0, stream,
+         fold);
 }
 
 }  // namespace pvt_kernels::cuda

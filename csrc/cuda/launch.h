@@ -1,6 +1,7 @@
 // The CUDA kernels as plain C functions, for any language: pointers to device memory, sizes,
 // strides in elements, a dtype, a device and a stream. Each call only enqueues work on the stream.
-// Nothing is allocated; where a call needs scratch memory, a function says how many bytes.
+// Nothing is allocated; where a call needs scratch memory, a function says how many bytes. Every
+// address is a multiple of 16.
 #pragma once
 
 #include <stddef.h>
@@ -39,20 +40,22 @@ typedef struct {
 
 typedef struct {
   int64_t batch, queries, keys, heads;
-  int64_t head_dim;  // a multiple of 8, up to 128; the backward of more than 64 in float32 needs
-                     // devices with 78 KB of shared memory for a block: not 7.5
+  int64_t head_dim;  // a multiple of 8, up to 128
   pvtk_dtype dtype;  // bfloat16 from compute capability 8.0 on
   float scale;
   int device;    // index in the CUDA runtime's order
   void* stream;  // a cudaStream_t of that device
 } pvtk_attention;
 
+// On compute capability 7.0 and 7.2 float16 is multiplied by mma.m8n8k4, and with
+// PVT_KERNELS_SM70_WMMA=1 in the environment by nvcuda::wmma.
+
 // o (B, N, heads, d) in the dtype and lse (B, heads, N) in fp32, both contiguous: softmax(q k^T *
 // scale) v and the natural logarithm of the sum of the scores' exponentials.
 PVTK_API pvtk_status pvtk_attention_forward(const pvtk_attention* call, pvtk_heads q, pvtk_heads k,
                                             pvtk_heads v, void* o, float* lse);
 
-// Bytes of scratch memory that the backward needs, 16-byte aligned.
+// Bytes of scratch memory that the backward needs.
 PVTK_API pvtk_status pvtk_attention_backward_workspace(const pvtk_attention* call, size_t* bytes);
 
 // dq (B, N, heads, d), dk and dv (B, M, heads, d) in the dtype, contiguous; the same bits in every
@@ -79,13 +82,13 @@ typedef struct {
   void* stream;      // a cudaStream_t of that device
 } pvtk_spatial_reduction;
 
-// Bytes of scratch memory that the forward needs, 16-byte aligned.
+// Bytes of scratch memory that the forward needs.
 PVTK_API pvtk_status pvtk_spatial_reduction_forward_workspace(const pvtk_spatial_reduction* call,
                                                               size_t* bytes);
 
 // y (B, M, C) in the dtype, M = (H / R) * (W / R); the normalised rows (B, M, C) and rstd (B, M) in
-// fp32; all contiguous. `weight` is (R, R, C_in, C_out), contiguous, in the dtype and 16-byte
-// aligned; bias, norm_weight and norm_bias are fp32 (C).
+// fp32; all contiguous. `weight` is (R, R, C_in, C_out), contiguous, in the dtype; bias,
+// norm_weight and norm_bias are fp32 (C).
 PVTK_API pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction* call,
                                                     pvtk_tokens x, const void* weight,
                                                     const float* bias, const float* norm_weight,
@@ -93,7 +96,7 @@ PVTK_API pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction
                                                     float* normalized, float* rstd,
                                                     void* workspace);
 
-// Bytes of scratch memory that the backward needs, 16-byte aligned.
+// Bytes of scratch memory that the backward needs.
 PVTK_API pvtk_status pvtk_spatial_reduction_backward_workspace(const pvtk_spatial_reduction* call,
                                                                size_t* bytes);
 

@@ -21,24 +21,25 @@ class Product {
   using Tiles = TilePairs<CopyA, CopyB>;
 
  public:
-  static constexpr int kBytes =
-      Tiles::kSize * sizeof(T) + kWarps * Atom::kScratchFloats * sizeof(float);
+  static constexpr int kScratchBytes = Atom::scratch_bytes(0);
+  static constexpr int kBytes = Tiles::kSize * sizeof(T) + kWarps * kScratchBytes;
+  using Result = Accumulator<typename Atom::Layout, kProductColumns>;
 
   // The warp's 16 rows of the tile at `row` and `column`, over steps `begin` to `end` of the depth.
   template <class SourceA, class SourceB>
-  static __device__ __forceinline__ Accumulator<kProductColumns> tile(
-      const SourceA& a, const SourceB& b, std::int64_t row, std::int64_t column, std::int64_t begin,
-      std::int64_t end) {
+  static __device__ __forceinline__ Result tile(const SourceA& a, const SourceB& b,
+                                                std::int64_t row, std::int64_t column,
+                                                std::int64_t begin, std::int64_t end) {
     T* shared = reinterpret_cast<T*>(shared_memory);
-    float* scratch =
-        reinterpret_cast<float*>(shared + Tiles::kSize) + warp_index() * Atom::kScratchFloats;
+    unsigned char* scratch = reinterpret_cast<unsigned char*>(shared + Tiles::kSize);
+    scratch += warp_index() * kScratchBytes;
     Tiles tiles(shared);
     const auto fetch = [&](std::int64_t step) {
       const std::int64_t depth = step * kProductStep;
       tiles.fetch(step, a, kA == Stored::by_row ? row : depth, kA == Stored::by_row ? depth : row,
                   b, kB == Stored::by_row ? depth : column, kB == Stored::by_row ? column : depth);
     };
-    Accumulator<kProductColumns> c;
+    Result c;
     c.clear();
     if (begin < end) fetch(begin);
     for (std::int64_t step = begin; step < end; ++step) {
@@ -68,7 +69,8 @@ struct ProductWork {
 };
 
 // Writes the block's tile of a contiguous fp32 matrix (rows x columns), columns even.
-__device__ __forceinline__ void write_partial(const Accumulator<kProductColumns>& c,
+template <class Layout>
+__device__ __forceinline__ void write_partial(const Accumulator<Layout, kProductColumns>& c,
                                               const ProductWork& work, float* matrix,
                                               std::int64_t rows, std::int64_t columns) {
   c.for_each_pair([&](int row, int column, float first, float second) {

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -20,6 +21,23 @@ struct Refusal : std::runtime_error {
 
 inline void require(bool condition, const std::string& message) {
   if (!condition) throw Refusal(PVTK_INVALID_ARGUMENT, message);
+}
+
+// A kernel accesses 16 bytes at a time.
+inline bool is_aligned(const void* address) {
+  return reinterpret_cast<std::uintptr_t>(address) % 16 == 0;
+}
+
+struct NamedPointer {
+  const char* name;
+  const void* address;
+};
+
+// Of contiguous tensors and the workspace; those without elements may be anywhere.
+inline void check_pointers(std::initializer_list<NamedPointer> pointers) {
+  for (const auto& [name, address] : pointers)
+    require(is_aligned(address),
+            std::string(name) + " must have an address that is a multiple of 16");
 }
 
 // "out of memory (cudaErrorMemoryAllocation)"
@@ -40,14 +58,19 @@ class CurrentDevice {
  public:
   explicit CurrentDevice(int index) {
     check(cudaGetDevice(&previous_), "cudaGetDevice");
-    check(cudaSetDevice(index), "cudaSetDevice");
+    changed_ = index != previous_;
+    // only then, since it may create a context
+    if (changed_) check(cudaSetDevice(index), "cudaSetDevice");
   }
-  ~CurrentDevice() { cudaSetDevice(previous_); }
+  ~CurrentDevice() {
+    if (changed_) cudaSetDevice(previous_);
+  }
   CurrentDevice(const CurrentDevice&) = delete;
   CurrentDevice& operator=(const CurrentDevice&) = delete;
 
  private:
   int previous_ = 0;
+  bool changed_ = false;
 };
 
 // The architecture that the current device's code was compiled for, such as 80: the device's own
@@ -65,11 +88,19 @@ void launch(void (*kernel)(P), std::int64_t blocks, int threads, int shared_byte
             P parameters) {
   if (blocks == 0) return;
   check_launch(blocks, shared_bytes);
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
-        "cudaFuncSetAttribute");
+  if (shared_bytes > 0) {
+    // for each device and, since that may have been reset, each launch
+    const auto set = [&](cudaFuncAttribute attribute, int value) {
+      check(cudaFuncSetAttribute(kernel, attribute, value), "cudaFuncSetAttribute");
+    };
+    set(cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+    // left to itself, the driver may leave a multiprocessor room for fewer blocks than fit
+    set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  }
   void* arguments[] = {&parameters};
-  check(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(threads), arguments,
-                         shared_bytes, static_cast<cudaStream_t>(stream)),
+  // with its type, which clang can't deduce from what CUDA 11.8 declares
+  check(cudaLaunchKernel<void(P)>(kernel, dim3(static_cast<unsigned>(blocks)), dim3(threads),
+                                  arguments, shared_bytes, static_cast<cudaStream_t>(stream)),
         "cudaLaunchKernel");
 }
 

@@ -6,6 +6,8 @@ using namespace pvt_kernels::cuda;
 
 namespace {
 
+constexpr std::int64_t kLeastRowsPerSum = 16;
+
 struct Workspace {
   Split split;
   std::int64_t rows_per_sum, sum_splits;
@@ -15,8 +17,10 @@ struct Workspace {
   Workspace(const ReductionSizes& s, pvtk_dtype dtype)
       : split(product_tiles(s.depth, s.channels), s.patches) {
     const std::int64_t rows = std::max(s.patches, 1);
-    const std::int64_t wanted = std::min<std::int64_t>(rows, 4 * multiprocessors());
-    rows_per_sum = ceil_div(rows, wanted);
+    // two blocks a multiprocessor, but no more partial sums than a tenth of what they are of
+    const std::int64_t threads = 2 * multiprocessors() * kThreads;
+    const std::int64_t wanted = std::max<std::int64_t>(1, threads / (s.channels / 4));
+    rows_per_sum = std::max(ceil_div(rows, wanted), kLeastRowsPerSum);
     sum_splits = ceil_div(rows, rows_per_sum);
     // C is a multiple of 8, so every part begins at a multiple of 16 bytes
     dz_floats = std::int64_t{s.patches} * s.channels * element_size(dtype) / sizeof(float);
@@ -46,6 +50,17 @@ pvtk_status pvtk_spatial_reduction_backward(const pvtk_spatial_reduction* call, 
   return report("spatial_reduction_backward", [&] {
     const ReductionSizes s = checked_sizes(*call);
     check_alignment(*call, "x", x);
+    check_pointers({{"dy", dy},
+                    {"weight", weight},
+                    {"norm_weight", norm_weight},
+                    {"normalized", normalized},
+                    {"rstd", rstd},
+                    {"dx", dx},
+                    {"dweight", dweight},
+                    {"dbias", dbias},
+                    {"dnorm_weight", dnorm_weight},
+                    {"dnorm_bias", dnorm_bias},
+                    {"workspace", workspace}});
     const CurrentDevice device(call->device);
     const Workspace w(s, call->dtype);
     auto* dz = static_cast<float*>(workspace);
@@ -69,20 +84,20 @@ pvtk_status pvtk_spatial_reduction_backward(const pvtk_spatial_reduction* call, 
     const std::int64_t channels = s.channels, weights = channels * s.depth;
     with_atom(call->dtype, code_arch(), [&](auto atom) {
       using Atom = decltype(atom);
-      launch(reduction_dz_kernel<Atom>, ceil_div(s.patches, kWarps), kThreads, 0, call->stream, p);
-      launch(reduction_dx_kernel<Atom>, product_tiles(s.patches, s.depth), kThreads,
-             Product<Atom, Stored::by_row, Stored::by_column>::kBytes, call->stream, p);
-      launch(reduction_dweight_kernel<Atom>, product_tiles(s.depth, s.channels) * w.split.count,
-             kThreads, Product<Atom, Stored::by_column, Stored::by_row>::kBytes, call->stream, p);
-      launch(reduction_sums_kernel<Atom>, ceil_div(channels, kThreads) * w.sum_splits, kThreads, 0,
+      launch(reduction_dz_kernel<Atom>, s.patches, kWarpSize, 2 * s.channels * sizeof(float),
              call->stream, p);
-      launch_fold<Atom>({p.dweight_partials, w.split.count, weights, weights, dweight},
-                        call->stream);
+      launch(reduction_dx_kernel<Atom>, product_tiles(s.patches, s.depth), kThreads,
+             DxProduct<Atom>::kBytes, call->stream, p);
+      launch(reduction_dweight_kernel<Atom>, product_tiles(s.depth, s.channels) * w.split.count,
+             kThreads, DweightProduct<Atom>::kBytes, call->stream, p);
+      launch(reduction_sums_kernel<Atom>, ceil_div(channels / 4 * w.sum_splits, kThreads), kThreads,
+             0, call->stream, p);
+      launch_fold<Atom>({p.dweight_partials, w.split.count, 1, weights, {dweight}}, call->stream);
     });
-    float* sums[] = {dbias, dnorm_weight, dnorm_bias};
-    for (int i = 0; i < 3; ++i)
-      launch_fold<Simt>(
-          {p.sum_partials + i * channels, w.sum_splits, 3 * channels, channels, sums[i]},
+    with_atom(PVTK_FLOAT32, code_arch(), [&](auto atom) {
+      launch_fold<decltype(atom)>(
+          {p.sum_partials, w.sum_splits, 3, channels, {dbias, dnorm_weight, dnorm_bias}},
           call->stream);
+    });
   });
 }

@@ -29,6 +29,14 @@ pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction* call, p
   return report("spatial_reduction_forward", [&] {
     const ReductionSizes s = checked_sizes(*call);
     check_alignment(*call, "x", x);
+    check_pointers({{"weight", weight},
+                    {"bias", bias},
+                    {"norm_weight", norm_weight},
+                    {"norm_bias", norm_bias},
+                    {"y", y},
+                    {"normalized", normalized},
+                    {"rstd", rstd},
+                    {"workspace", workspace}});
     const CurrentDevice device(call->device);
     const Split split = split_of(s);
     const ReductionForward p{
@@ -37,7 +45,7 @@ pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction* call, p
     with_atom(call->dtype, code_arch(), [&](auto atom) {
       using Atom = decltype(atom);
       launch(reduction_product_kernel<Atom>, product_tiles(s.patches, s.channels) * split.count,
-             kThreads, Product<Atom, Stored::by_row, Stored::by_row>::kBytes, call->stream, p);
+             kThreads, ForwardProduct<Atom>::kBytes, call->stream, p);
       launch(reduction_normalize_kernel<Atom>, ceil_div(s.patches, kWarps), kThreads,
              kWarps * s.channels * sizeof(float), call->stream, p);
     });

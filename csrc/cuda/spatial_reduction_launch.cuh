@@ -31,13 +31,11 @@ inline ReductionSizes checked_sizes(const pvtk_spatial_reduction& call) {
           static_cast<int>(R * R * C),  call.eps};
 }
 
-// A kernel loads 16 bytes at a time.
 inline void check_alignment(const pvtk_spatial_reduction& call, const char* name,
                             const pvtk_tokens& t) {
   const std::int64_t size = element_size(call.dtype);
   require(
-      reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0 &&
-          (call.batch <= 1 || t.batch_stride * size % 16 == 0) &&
+      is_aligned(t.data) && (call.batch <= 1 || t.batch_stride * size % 16 == 0) &&
           (call.height * call.width == 1 || t.token_stride * size % 16 == 0),
       std::string(name) + " must have an address and strides (in bytes) that are multiples of 16");
 }

@@ -12,13 +12,6 @@ extern __shared__ __align__(128) unsigned char shared_memory[];
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarpSize;
 
-// Elements from one row of a tile to the next: 16 bytes more than it holds, so that the same
-// columns of 8 rows lie in different banks.
-template <class T>
-__host__ __device__ constexpr int padded_stride(int columns) {
-  return columns + 16 / static_cast<int>(sizeof(T));
-}
-
 __host__ __device__ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
 }
@@ -53,7 +46,7 @@ struct Rows {
 // One tile of kRows x kColumns, copied by all threads of the block in two steps, between which they
 // compute: from compute capability 8.0 on the hardware moves it, before that it waits in
 // registers. A source gives the address of each 16 bytes.
-template <class T, int kRows, int kColumns, bool kAsync>
+template <class T, int kRows, int kColumns, bool kAsync, int kThreads = cuda::kThreads>
 class TileCopy {
  public:
   using Type = T;
@@ -82,7 +75,8 @@ class TileCopy {
       ptx::wait_for_copies();
     } else {
 #pragma unroll
-      for (int i = 0; i < kCopies; ++i) *reinterpret_cast<uint4*>(tile + offset(i)) = staged_[i];
+      for (int i = 0; i < kCopies; ++i)
+        ptx::store_shared(reinterpret_cast<uint4*>(tile + offset(i)), staged_[i]);
     }
   }
 
@@ -149,19 +143,20 @@ class TilePairs {
   Second second_;
 };
 
-// Writes a warp's 16 rows from shared memory to global memory, 16 bytes at a time; `rows` and
-// `columns` of them exist.
-template <class T, int kColumns>
-__device__ __forceinline__ void write_rows(const T* tile, T* global, std::int64_t stride,
-                                           std::int64_t rows, int columns) {
+// Writes a warp's 16 rows from shared memory to global memory, 16 bytes at a time, to the address
+// that to(row, column) gives; null where nothing is to be written.
+template <class T, int kColumns, class To>
+__device__ __forceinline__ void write_rows(const T* tile, To to) {
   constexpr int kVector = 16 / sizeof(T), kPerRow = kColumns / kVector;
-  for (int i = lane_index(); i < kWarpRows * kPerRow; i += kWarpSize) {
-    const int row = i / kPerRow, column = i % kPerRow * kVector;
-    if (row < rows && column < columns) {
-      ptx::store_global(
-          reinterpret_cast<uint4*>(global + row * stride + column),
-          *reinterpret_cast<const uint4*>(tile + row * padded_stride<T>(kColumns) + column));
-    }
+  constexpr int kCopies = kWarpRows * kPerRow / kWarpSize;
+  static_assert(kCopies * kWarpSize == kWarpRows * kPerRow, "the lanes have equal shares");
+#pragma unroll
+  for (int i = 0; i < kCopies; ++i) {
+    const int index = i * kWarpSize + lane_index();
+    const int row = index / kPerRow, column = index % kPerRow * kVector;
+    const uint4 values = ptx::load_shared(
+        reinterpret_cast<const uint4*>(tile + row * padded_stride<T>(kColumns) + column));
+    if (T* address = to(row, column)) ptx::store_global(reinterpret_cast<uint4*>(address), values);
   }
 }
 

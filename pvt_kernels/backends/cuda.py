@@ -13,8 +13,6 @@ from pvt_kernels.ops.spatial_reduction import cuda as spatial_reduction
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_HEAD_DIM = 128
 MAX_CHANNELS = 4096
-# bytes for a block of the backward
-WIDE_FLOAT32_SHARED_MEMORY = 79232
 
 
 class CudaBackend(Backend):
@@ -67,13 +65,6 @@ def _device_reasons(inputs: Inputs) -> list[str]:
         return [
             f"{gpu}, and runs none of the code in this build ({archs}): install {toolkit} and "
             f"build again with {rebuild} ({facts['code_missing']})"
-        ]
-    wide = isinstance(inputs, AttentionInputs) and inputs.head_dim > 64
-    shared_memory = facts["shared_memory_per_block"]
-    if wide and inputs.dtype == torch.float32 and shared_memory < WIDE_FLOAT32_SHARED_MEMORY:
-        return [
-            f"the {facts['name']} has {shared_memory} bytes of shared memory for a block, and "
-            f"float32 with a head_dim above 64 needs {WIDE_FLOAT32_SHARED_MEMORY}"
         ]
     if inputs.dtype == torch.bfloat16 and int(facts["code"].split("_")[1]) < 80:
         if major < 8:

@@ -19,7 +19,7 @@ def gpu(monkeypatch):
         device = {
             "name": name,
             "compute_capability": capability,
-            "shared_memory_per_block": 64 * 1024 if capability == (7, 5) else 96 * 1024,
+            "shared_memory_per_block": 64 * 1024,
             "code": code,
             "code_missing": None if code else "no kernel image (cudaErrorNoKernelImageForDevice)",
         }
@@ -74,16 +74,6 @@ def test_older_gpus_are_out(gpu):
     assert reasons() == [
         "the Tesla P100 has compute capability 6.0, and the kernels need 7.0 or newer"
     ]
-
-
-def test_wide_heads_in_float32_are_too_large_for_a_t4(gpu):
-    gpu("Tesla T4", (7, 5), code="sm_75")
-    assert reasons(torch.float32, head_dim=64) == []
-    assert reasons(torch.float16, head_dim=128) == []
-    (reason,) = reasons(torch.float32, head_dim=72)
-    assert "Tesla T4 has 65536 bytes of shared memory" in reason
-    gpu("A100", (8, 0), code="sm_80")
-    assert reasons(torch.float32, head_dim=128) == []
 
 
 def test_sizes_dtypes_and_dropout(gpu):

@@ -17,13 +17,27 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / f"simt-{sys.implementation.cache_tag}"
 
-# what each architecture multiplies in; fp32 runs the same code on all
-ARCH_DTYPES = (
-    (70, torch.float16),
-    (70, torch.float32),
-    (75, torch.float16),
-    (80, torch.float16),
-    (80, torch.bfloat16),
+
+@dataclass(frozen=True)
+class Code:
+    """What multiplies a dtype on an architecture."""
+
+    arch: int
+    dtype: torch.dtype
+    wmma: bool = False
+
+    def __str__(self) -> str:
+        return f"sm_{self.arch}{' wmma' if self.wmma else ''} {self.dtype}"
+
+
+# fp32 runs the same code on all, but for the tiles of wide heads on sm_75
+CODES = (
+    Code(70, torch.float16),
+    Code(70, torch.float16, wmma=True),
+    Code(70, torch.float32),
+    Code(75, torch.float16),
+    Code(80, torch.float16),
+    Code(80, torch.bfloat16),
 )
 
 # bytes of shared memory that a block may have
@@ -58,21 +72,25 @@ def library(name: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def environment() -> dict[str, str]:
+    """In which Python can import simt_cuda."""
+    folders = [str(ROOT), str(build()), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {
+        # both before Python: AddressSanitizer looks for the functions of exceptions first
+        "LD_PRELOAD": f"{library('libasan.so')} {library('libstdc++.so.6')}",
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "PYTHONPATH": os.pathsep.join(folders),
+    }
+
+
 class Worker:
     """The process that the kernels run in; what it says on stderr goes to `log`."""
 
     def __init__(self, log: IO[bytes]) -> None:
-        folders = [str(ROOT), str(build()), os.environ.get("PYTHONPATH", "")]
-        environment = os.environ | {
-            # both before Python: AddressSanitizer looks for the functions of exceptions first
-            "LD_PRELOAD": f"{library('libasan.so')} {library('libstdc++.so.6')}",
-            "ASAN_OPTIONS": "detect_leaks=0",
-            "PYTHONPATH": os.pathsep.join(folders),
-        }
         self.log = log
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("worker.py"))],
-            env=environment,
+            env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -101,8 +119,17 @@ class Device:
     arch: int = 80
     multiprocessors: int = 4
     seed: int = 0
-    # what the last call loaded and stored, by the names of simt.h
-    counters: dict[str, int] = field(default_factory=dict)
+    # fp16 on sm_70 by nvcuda::wmma
+    wmma: bool = False
+    # the launch that reports an error, counted from 0
+    failing_launch: int = -1
+    # whether to count conflicts of accesses to shared memory
+    watch_banks: bool = False
+    # what the last call did, by the names of simt.h; bytes loaded and stored by each launch
+    counters: dict[str, int | list[int]] = field(default_factory=dict)
+
+    def choose(self, code: Code) -> None:
+        self.arch, self.wmma = code.arch, code.wmma
 
     def run(self, function: str, *arguments: object) -> object:
         """`function` is a dotted name; what it raises is raised here."""
@@ -111,8 +138,12 @@ class Device:
             "multiprocessors": self.multiprocessors,
             "shared_memory_per_block": SHARED_MEMORY[self.arch],
             "seed": self.seed,
+            "failing_launch": self.failing_launch,
+            "watch_banks": self.watch_banks,
         }
-        result, self.counters = self.worker.call((settings, function, arguments))
+        environment = {"PVT_KERNELS_SM70_WMMA": str(int(self.wmma))}
+        request = (settings, environment, function, arguments)
+        result, self.counters = self.worker.call(request)
         if isinstance(result, Exception):
             raise result
         return result

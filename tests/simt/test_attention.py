@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from pvt_kernels.backends.cuda import WIDE_FLOAT32_SHARED_MEMORY
 from pvt_kernels.ops.attention import reference
 
 from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
 from ..ops.test_attention import random_inputs
-from .device import ARCH_DTYPES
+from .counters import Bytes, check_bank_conflicts, check_bytes
+from .device import CODES
 
 CUDA = "pvt_kernels.ops.attention.cuda"
 
@@ -57,17 +57,23 @@ def check_against_oracle(device, *shape, dtype, scale=None, spread=1.0):
     check_error_budget(on(device, factor), definition, samples, names=("o", "dq", "dk", "dv"))
 
 
-@pytest.mark.parametrize(("arch", "dtype"), ARCH_DTYPES, ids=str)
+@pytest.mark.parametrize("code", CODES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_error_budget(device, arch, dtype, shape):
-    device.arch = arch
+def test_error_budget(device, code, shape):
+    device.choose(code)
     device.seed = sum(shape)
-    check_against_oracle(device, *shape, dtype=dtype)
+    check_against_oracle(device, *shape, dtype=code.dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 def test_error_budget_where_few_keys_dominate(device, dtype):
     check_against_oracle(device, 1, 64, 48, 2, 32, dtype=dtype, scale=0.5, spread=8.0)
+
+
+@pytest.mark.parametrize("d", [96, 128])
+def test_wide_heads_in_float32_fit_into_64_KB(device, d):
+    device.arch = 75
+    check_against_oracle(device, 1, 70, 41, 2, d, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("multiprocessors", [1, 8, 100])
@@ -76,11 +82,11 @@ def test_any_number_of_splits(device, multiprocessors):
     check_against_oracle(device, 1, 260, 40, 1, 32, dtype=torch.float16)
 
 
-@pytest.mark.parametrize(("arch", "dtype"), ARCH_DTYPES, ids=str)
-def test_the_order_of_the_threads_does_not_matter(device, arch, dtype):
+@pytest.mark.parametrize("code", CODES, ids=str)
+def test_the_order_of_the_threads_does_not_matter(device, code):
     """A missing barrier would show: whether a value is there would depend on the order."""
-    device.arch = arch
-    inputs, do = random_inputs(1, 70, 75, 2, 32, dtype=dtype), torch.randn(1, 70, 2, 32)
+    device.choose(code)
+    inputs, do = random_inputs(1, 70, 75, 2, 32, dtype=code.dtype), torch.randn(1, 70, 2, 32)
     results = []
     for device.seed in range(4):
         results.append(with_gradients(on(device, 0.2), inputs, do))
@@ -156,41 +162,61 @@ def test_bfloat16_is_refused_before_8_0(device):
         device.run(f"{CUDA}.forward", *inputs, 1.0)
 
 
-def test_what_needs_too_much_shared_memory_is_refused(device):
-    device.arch = 75
-    q, k, v = random_inputs(1, 4, 4, 1, 128)
+def test_an_address_that_is_no_multiple_of_16_is_refused(device):
+    for arguments in ((0, 8), (8, 0)):
+        with pytest.raises(ValueError, match=r"(q|o) must have an address .*multiples? of 16"):
+            device.run("tests.simt.calls.attention_at", *arguments)
+
+
+def test_every_launch_is_checked(device):
+    q, k, v = random_inputs(1, 4, 4, 1, 8)
     o, lse = device.run(f"{CUDA}.forward", q, k, v, 1.0)
-    needed = rf"{WIDE_FLOAT32_SHARED_MEMORY} bytes of shared memory for a block.* has 65536"
-    with pytest.raises(RuntimeError, match=needed):
-        device.run(f"{CUDA}.backward", torch.ones_like(q), q, k, v, o, lse, 1.0)
+    for arguments, launches in ((("forward", q, k, v), 1), (("backward", o, q, k, v, o, lse), 4)):
+        for device.failing_launch in range(launches):
+            with pytest.raises(RuntimeError, match=r"cudaLaunchKernel failed: too many resources"):
+                device.run(f"{CUDA}.{arguments[0]}", *arguments[1:], 1.0)
+        device.failing_launch = launches
+        device.run(f"{CUDA}.{arguments[0]}", *arguments[1:], 1.0)
+        assert len(device.counters["loaded"]) == launches
 
 
-@pytest.mark.parametrize(("arch", "dtype"), ARCH_DTYPES, ids=str)
-def test_bytes_moved_and_bank_conflicts(device, arch, dtype):
-    """Every byte once, but for K and V, which every tile of 64 queries reads."""
+@pytest.mark.parametrize("code", CODES, ids=str)
+def test_bytes_moved(device, code):
+    """Every byte once, but for those of the keys (queries), which each tile of the others reads."""
     B, N, M, heads, d = 2, 300, 90, 2, 64
-    device.arch = arch
-    q, k, v = random_inputs(B, N, M, heads, d, dtype=dtype)
+    device.choose(code)
+    q, k, v = random_inputs(B, N, M, heads, d, dtype=code.dtype)
     size = q.element_size()
     queries, keys = B * N * heads * d * size, B * M * heads * d * size
     rows = B * heads * N * 4
+    query_tiles, key_tiles = math.ceil(N / 64), math.ceil(M / 64)
 
     o, lse = device.run(f"{CUDA}.forward", q, k, v, 0.1)
-    assert device.counters["loaded"] == queries + math.ceil(N / 64) * 2 * keys
-    assert device.counters["stored"] == queries + rows
-    assert device.counters["bank_conflicts"] == 0
-    assert (device.counters["matrices_loaded"] > 0) == (arch > 70)
+    again = (query_tiles - 1) * 2 * keys
+    check_bytes(device, Bytes(queries + 2 * keys, queries + rows, again=again))
 
     device.run(f"{CUDA}.backward", torch.randn_like(q), q, k, v, o, lse, 0.1)
-    assert device.counters["bank_conflicts"] == 0
-    key_tiles, step = math.ceil(M / 64), 32 if size == 2 else 16
-    splits = math.ceil(
-        math.ceil(N / step) / math.ceil(N / step / (4 * 4 / (key_tiles * B * heads)))
-    )
+    steps = math.ceil(N / (32 if size == 2 else 16))
+    splits = math.ceil(steps / math.ceil(steps / (4 * 4 / (key_tiles * B * heads))))
     partials = splits * 2 * B * M * heads * d * 4
-    # delta reads o and do; dq reads q and do, lse and delta of 4 lanes a row and the keys again for
-    # each tile; dk and dv reads the keys for each split and the queries for each tile of keys
-    loaded = 2 * queries + (2 * queries + 4 * 2 * rows) + math.ceil(N / 64) * 2 * keys
-    loaded += splits * 2 * keys + key_tiles * (2 * queries + 2 * rows) + partials
-    assert device.counters["loaded"] == loaded
-    assert device.counters["stored"] == rows + queries + partials + 2 * keys
+    keys_again = (splits - 1) * 2 * keys
+    queries_again = (key_tiles - 1) * 2 * (queries + rows)
+    check_bytes(
+        device,
+        Bytes(2 * queries, rows),
+        Bytes(2 * queries + 2 * keys + 2 * rows, queries, again=again),
+        Bytes(2 * (keys + queries + rows), partials, again=keys_again + queries_again),
+        Bytes(partials, 2 * keys),
+    )
+
+
+@pytest.mark.parametrize("d", [32, 64, 128])
+@pytest.mark.parametrize("code", CODES, ids=str)
+def test_bank_conflicts(device, code, d):
+    device.choose(code)
+    device.watch_banks = True
+    q, k, v = random_inputs(1, 100, 70, 1, d, dtype=code.dtype)
+    o, lse = device.run(f"{CUDA}.forward", q, k, v, 0.1)
+    check_bank_conflicts(device)
+    device.run(f"{CUDA}.backward", torch.randn_like(q), q, k, v, o, lse, 0.1)
+    check_bank_conflicts(device)

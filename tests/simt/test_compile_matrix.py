@@ -20,10 +20,10 @@ from pathlib import Path
 import pytest
 
 from pvt_kernels import _C
-from pvt_kernels.backends.cuda import WIDE_FLOAT32_SHARED_MEMORY
 
 from .device import ROOT, SHARED_MEMORY
 
+# those with products, whose occupancy counts
 KERNELS = (
     "attention_forward",
     "attention_dq",
@@ -32,7 +32,13 @@ KERNELS = (
     "reduction_dx",
     "reduction_dweight",
 )
-THREADS = 128
+OTHER_KERNELS = (
+    "attention_delta",
+    "reduction_normalize",
+    "reduction_dz",
+    "reduction_sums",
+    "fold",
+)
 REGISTERS = 64 * 1024
 
 
@@ -65,24 +71,25 @@ class Compiled:
     atom: str
     width: int | None
     registers: int
-    stack: int
 
-    def blocks(self, shared: int) -> int:
+    def blocks(self, threads: int, shared: int) -> int:
         """That a multiprocessor holds."""
         arch = ARCHS[self.arch]
         # a warp's registers are allocated 256 at a time
         warp_registers = math.ceil(self.registers * 32 / 256) * 256
         return min(
-            REGISTERS // (warp_registers * THREADS // 32),
+            REGISTERS // (warp_registers * threads // 32),
             arch.shared // (shared + arch.reserved),
-            arch.threads // THREADS,
+            arch.threads // threads,
         )
 
 
 def describe(arch: int, symbol: str, registers: str, stack: str) -> Compiled | None:
-    """None for another kernel, or for one that is left empty on this architecture."""
+    """None for a kernel without products, or for one that is left empty on this architecture."""
+    assert stack == "0", f"{symbol} for sm_{arch}: spills, or an array in local memory"
     kernel = re.search(rf"({'|'.join(KERNELS)})_kernel", symbol)
-    atom = re.search(r"4(Simt|Sm70|Sm75|Sm80)", symbol)
+    # the names and their lengths
+    atom = re.search(r"\d(Simt\d\d|Sm70Wmma|Sm70|Sm75|Sm80)", symbol)
     if kernel is None or atom is None or int(registers) < 16:
         return None
     name = atom[1]
@@ -90,7 +97,7 @@ def describe(arch: int, symbol: str, registers: str, stack: str) -> Compiled | N
         name += " half" if "6__half" in symbol else " bf16"
     width = re.search(r"Li(\d+)E", symbol)
     return Compiled(
-        arch, kernel[1], name, int(width[1]) if width else None, int(registers), int(stack)
+        arch, kernel[1], name, int(width[1]) if width else None, int(registers)
     )
 
 
@@ -135,6 +142,7 @@ def package_file(path: str) -> Path:
 STANDARD_HEADERS = {
     "cstddef": "",
     "cstdint": """
+        #pragma once
         namespace std {
         using uint8_t = unsigned char;
         using uint16_t = unsigned short;
@@ -148,6 +156,7 @@ STANDARD_HEADERS = {
     "stddef.h": "",
     "stdint.h": "#include <cstdint>",
     "type_traits": """
+        #pragma once
         namespace std {
         template <bool, class A, class> struct conditional { using type = A; };
         template <class A, class B> struct conditional<false, A, B> { using type = B; };
@@ -161,8 +170,10 @@ STANDARD_HEADERS = {
 SOURCE = """
 #include "cuda/arch/simt.cuh"
 #include "cuda/arch/sm70.cuh"
+#include "cuda/arch/sm70_wmma.cuh"
 #include "cuda/attention_backward.cuh"
 #include "cuda/attention_forward.cuh"
+#include "cuda/fold.cuh"
 #include "cuda/spatial_reduction_backward.cuh"
 #include "cuda/spatial_reduction_forward.cuh"
 """
@@ -185,8 +196,8 @@ def by_nvrtc() -> tuple[list[Compiled], str]:
         ctypes.byref(program), SOURCE.encode(), b"kernels.cu", len(STANDARD_HEADERS), *headers
     )
     assert made == 0
-    for atom in ("Simt", "Sm70"):
-        for kernel in KERNELS:
+    for atom in ("Simt70", "Sm70", "Sm70Wmma"):
+        for kernel in KERNELS + OTHER_KERNELS:
             widths = [", 32", ", 64", ", 128"] if kernel.startswith("attention") else [""]
             for width in widths:
                 space = "pvt_kernels::cuda::"
@@ -221,8 +232,8 @@ def text(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, kind: str) -> str:
 @pytest.fixture(scope="module")
 def table():
     rows = [
-        "| arch | kernel | atom | head dim | registers | shared memory | blocks |",
-        "|---|---|---|---|---|---|---|",
+        "| arch | kernel | atom | head dim | registers | shared memory | threads | blocks |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     yield rows
     path = ROOT / "build" / "compile_matrix.md"
@@ -235,19 +246,14 @@ def intended_blocks(c: Compiled) -> int:
     return 1 if c.width == 128 or c.arch == 75 else 2
 
 
-def check(compiled: list[Compiled], shared_bytes: dict, table: list[str]) -> None:
+def check(compiled: list[Compiled], all_blocks: dict, table: list[str]) -> None:
     for c in sorted(compiled, key=lambda c: (KERNELS.index(c.kernel), c.atom, c.width or 0)):
-        shared = shared_bytes[c.kernel, c.atom, c.width]
-        blocks = c.blocks(shared)
-        facts = (c.kernel, c.atom, c.width or "", c.registers, shared, blocks)
+        threads, shared = all_blocks[c.kernel, c.atom, c.width]
+        blocks = c.blocks(threads, shared)
+        facts = (c.kernel, c.atom, c.width or "", c.registers, shared, threads, blocks)
         table.append(f"| sm_{c.arch} | {' | '.join(map(str, facts))} |")
-        assert c.stack == 0, f"{c}: spills, or an array in local memory"
         limit = SHARED_MEMORY[max(arch for arch in SHARED_MEMORY if arch <= c.arch)]
         limit = min(limit, ARCHS[c.arch].shared - ARCHS[c.arch].reserved)
-        if c.arch == 75 and c.atom == "Simt" and c.width == 128 and "attention_d" in c.kernel:
-            # refused by the launchers and by the backend
-            assert shared == WIDE_FLOAT32_SHARED_MEMORY
-            continue
         assert shared <= limit, f"{c}: {shared} bytes of shared memory, of {limit}"
         assert blocks >= intended_blocks(c), f"{c}: {blocks} blocks with {shared} bytes"
 
@@ -255,10 +261,10 @@ def check(compiled: list[Compiled], shared_bytes: dict, table: list[str]) -> Non
 @pytest.mark.parametrize("arch", [75, 80, 86, 89, 90, 100, 120])
 def test_code_of_nvcc(device, table, arch):
     compiled = by_nvcc(arch)
-    atoms = {"Simt", "Sm75"} if arch < 80 else {"Simt", "Sm80 half", "Sm80 bf16"}
+    atoms = {"Simt75", "Sm75"} if arch < 80 else {"Simt80", "Sm80 half", "Sm80 bf16"}
     assert {c.atom for c in compiled} == atoms
     assert len(compiled) == len(atoms) * (3 * 3 + 3)
-    check(compiled, device.run("simt_cuda.shared_bytes"), table)
+    check(compiled, device.run("simt_cuda.blocks"), table)
 
 
 @pytest.mark.parametrize(("arch", "instruction"), [(75, "HMMA.1688"), (80, "HMMA.16816")])
@@ -286,11 +292,13 @@ def test_tensor_cores_in_the_code_of_nvcc(arch, instruction):
 
 def test_code_for_sm_70(device, table):
     compiled, ptx = by_nvrtc()
-    assert len(compiled) == 2 * (3 * 3 + 3)
-    check(compiled, device.run("simt_cuda.shared_bytes"), table)
+    assert len(compiled) == 3 * (3 * 3 + 3)
+    check(compiled, device.run("simt_cuda.blocks"), table)
     for entry in ptx.split(".entry ")[1:]:
         symbol = entry.split("(")[0]
-        assert ("wmma.mma.sync" in entry) == ("4Sm70" in symbol), symbol
+        if describe(70, symbol, "255", "0"):
+            assert ("wmma.mma.sync" in entry) == ("8Sm70Wmma" in symbol), symbol
+            assert ("mma.sync.aligned.m8n8k4" in entry) == ("4Sm70" in symbol), symbol
 
 
 def test_dk_dv_fills_a_v100_twice(device):

@@ -18,6 +18,15 @@ INSTRUCTIONS = (
 )
 
 
+# "row" or "col" of a and b, as BLAS names them
+QUAD_PAIR_INSTRUCTIONS = (
+    ("m8n8k4_row_row", "SM70_8x8x4_F32F16F16F32_TT"),
+    ("m8n8k4_row_col", "SM70_8x8x4_F32F16F16F32_TN"),
+    ("m8n8k4_col_row", "SM70_8x8x4_F32F16F16F32_NT"),
+    ("m8n8k4_col_col", "SM70_8x8x4_F32F16F16F32_NN"),
+)
+
+
 @pytest.fixture(scope="module")
 def headers() -> Path:
     spec = importlib.util.find_spec("cutlass_library")
@@ -93,6 +102,27 @@ def test_mma(device, headers, instruction, name, header, depth):
     c = torch.tensor(device.run("simt_cuda.mma", instruction, *operands))
     product = (a.float() @ b.float()).T.flatten()
     assert torch.equal(c, product[map_of(layouts["CLayout"])])
+
+
+@pytest.mark.parametrize(("instruction", "name"), QUAD_PAIR_INSTRUCTIONS)
+def test_mma_in_quad_pairs(device, headers, instruction, name):
+    """Four products, each by eight lanes, of which CUTLASS's traits number those of one."""
+    text = (headers / "mma_traits_sm70.hpp").read_text()
+    layouts = traits(headers / "mma_traits_sm70.hpp", name)
+    (quad_pair,) = re.findall(r"SM70_QuadPair = (Layout<.*?>);", text, re.DOTALL)
+    members = [offset(*parse(quad_pair), thread) for thread in range(8)]
+    a = torch.randint(-8, 9, (4, 8, 4)).half()
+    b = torch.randint(-8, 9, (4, 4, 8)).half()
+    operands = [[None] * 32, [None] * 32]
+    for pair in range(4):
+        for operand, matrix, layout in ((0, a[pair], "ALayout"), (1, b[pair].T, "BLayout")):
+            for member, values in zip(members, dealt(matrix, layouts[layout]), strict=True):
+                operands[operand][4 * pair + member] = values
+    c = torch.tensor(device.run("simt_cuda.mma", instruction, *operands))
+    for pair in range(4):
+        product = (a[pair].float() @ b[pair].float()).T.flatten()
+        lanes = [4 * pair + member for member in members]
+        assert torch.equal(c[lanes], product[map_of(layouts["CLayout"])])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from pvt_kernels.ops.spatial_reduction import reference
 
 from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
 from ..ops.test_spatial_reduction import NAMES, at_size, random_inputs
-from .device import ARCH_DTYPES
+from .counters import Bytes, check_bank_conflicts, check_bytes
+from .device import CODES
 
 CUDA = "pvt_kernels.ops.spatial_reduction.cuda"
 
@@ -56,12 +57,12 @@ def check_against_oracle(device, B, H, W, C, R, dtype):
     check_error_budget(at_size(on(device), H, W), at_size(definition, H, W), samples, NAMES)
 
 
-@pytest.mark.parametrize(("arch", "dtype"), ARCH_DTYPES, ids=str)
+@pytest.mark.parametrize("code", CODES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_error_budget(device, arch, dtype, shape):
-    device.arch = arch
+def test_error_budget(device, code, shape):
+    device.choose(code)
     device.seed = sum(shape)
-    check_against_oracle(device, *shape, dtype)
+    check_against_oracle(device, *shape, code.dtype)
 
 
 @pytest.mark.parametrize("multiprocessors", [1, 8, 100])
@@ -70,10 +71,10 @@ def test_any_number_of_splits(device, multiprocessors):
     check_against_oracle(device, 4, 24, 40, 16, 8, torch.float16)
 
 
-@pytest.mark.parametrize(("arch", "dtype"), ARCH_DTYPES, ids=str)
-def test_the_order_of_the_threads_does_not_matter(device, arch, dtype):
-    device.arch = arch
-    inputs, dy = random_inputs(2, 9, 13, 24, 2, dtype), torch.randn(2, 24, 24)
+@pytest.mark.parametrize("code", CODES, ids=str)
+def test_the_order_of_the_threads_does_not_matter(device, code):
+    device.choose(code)
+    inputs, dy = random_inputs(2, 9, 13, 24, 2, code.dtype), torch.randn(2, 24, 24)
     results = []
     for device.seed in range(4):
         results.append(with_gradients(at_size(on(device), 9, 13), inputs, dy))
@@ -114,22 +115,60 @@ def test_channels_that_do_not_fit_are_refused(device):
         )
 
 
-@pytest.mark.parametrize(("arch", "dtype"), ARCH_DTYPES, ids=str)
-def test_bytes_moved_and_bank_conflicts(device, arch, dtype):
-    """x once, the weight once for every 64 patches, the partial sums of each split twice."""
+def test_every_launch_is_checked(device):
+    x, weight, *vectors = random_inputs(1, 2, 2, 8, 2)
+    y, *saved = device.run(f"{CUDA}.forward", x, 2, 2, weight, *vectors, 1e-5)
+    for arguments, launches in (
+        (("forward", x, 2, 2, weight, *vectors, 1e-5), 2),
+        (("backward", y, x, 2, 2, weight, vectors[1], *saved), 6),
+    ):
+        for device.failing_launch in range(launches):
+            with pytest.raises(RuntimeError, match=r"cudaLaunchKernel failed: too many resources"):
+                device.run(f"{CUDA}.{arguments[0]}", *arguments[1:])
+        device.failing_launch = launches
+        device.run(f"{CUDA}.{arguments[0]}", *arguments[1:])
+        assert len(device.counters["loaded"]) == launches
+
+
+@pytest.mark.parametrize("code", CODES, ids=str)
+def test_bytes_moved_and_bank_conflicts(device, code):
+    """Every byte once, but for the weight and dz, which each tile of the others reads."""
     B, H, W, C, R = 2, 24, 40, 64, 4
-    device.arch = arch
+    device.choose(code)
+    device.watch_banks = True
     patches, depth = B * (H // R) * (W // R), R * R * C
-    # 32 steps of the depth in shares of 3, where 12 splits would give two waves
-    splits = 11
-    x, *parameters = random_inputs(B, H, W, C, R, dtype)
+    x, *parameters = random_inputs(B, H, W, C, R, code.dtype)
+    size = x.element_size()
+    weight, row = depth * C * size, C * 4
+    row_tiles, depth_tiles = math.ceil(patches / 64), depth // 64
+
     y, normalized, rstd = device.run(f"{CUDA}.forward", x, H, W, *parameters, 1e-5)
-    weight, row = depth * C * x.element_size(), C * 4
-    partials = splits * patches * row
-    loaded = x.nbytes + math.ceil(patches / 64) * weight + partials + patches * 3 * row
-    assert device.counters["loaded"] == loaded
-    assert device.counters["stored"] == partials + y.nbytes + normalized.nbytes + rstd.nbytes
-    assert device.counters["bank_conflicts"] == 0
-    assert (device.counters["matrices_loaded"] > 0) == (arch > 70)
+    # 32 steps of the depth in shares of 3, where 12 splits would give two waves
+    partials = 11 * patches * row
+    vectors_again = patches * 3 * row
+    check_bytes(
+        device,
+        Bytes(x.nbytes + weight, partials, again=(row_tiles - 1) * weight),
+        Bytes(partials, y.nbytes + normalized.nbytes + rstd.nbytes, again=vectors_again),
+    )
+    check_bank_conflicts(device)
+
     device.run(f"{CUDA}.backward", y, x, H, W, parameters[0], parameters[2], normalized, rstd)
-    assert device.counters["bank_conflicts"] == 0
+    # 4 steps of the patches in shares of 2; 16 patches for each partial sum
+    dweight_partials, sum_partials = 2 * depth * row, math.ceil(patches / 16) * 3 * row
+    dz = patches * C * size
+    check_bytes(
+        device,
+        # each lane of a warp loads the row's rstd
+        Bytes(
+            y.nbytes + normalized.nbytes + rstd.nbytes,
+            dz,
+            again=patches * row + 31 * rstd.nbytes,
+        ),
+        Bytes(dz + weight, x.nbytes, again=(depth_tiles - 1) * dz + (row_tiles - 1) * weight),
+        Bytes(x.nbytes + dz, dweight_partials, again=(depth_tiles - 1) * dz),
+        Bytes(y.nbytes + dz + normalized.nbytes, sum_partials),
+        Bytes(dweight_partials, weight),
+        Bytes(sum_partials, 3 * row),
+    )
+    check_bank_conflicts(device)

@@ -26,8 +26,9 @@ CudaBackend.not_supported_reasons = lambda self, inputs: []
 torch.use_deterministic_algorithms(True)
 
 
-def run(settings, function, arguments):
+def run(settings, environment, function, arguments):
     simt_cuda.configure(**settings)
+    os.environ.update(environment)
     module, name = function.rsplit(".", 1)
     try:
         with use_backend("cuda"):

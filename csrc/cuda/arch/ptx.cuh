@@ -12,14 +12,44 @@ __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+template <int kBytes>
+struct Bits;
+template <>
+struct Bits<4> {
+  using Type = std::uint32_t;
+};
+template <>
+struct Bits<8> {
+  using Type = uint2;
+};
+template <>
+struct Bits<16> {
+  using Type = uint4;
+};
+
 // Through the read-only path: nothing that a kernel loads is written while it runs.
 template <class V>
 __device__ __forceinline__ V load_global(const V* address) {
-  return __ldg(address);
+  using Type = typename Bits<sizeof(V)>::Type;
+  const Type bits = __ldg(reinterpret_cast<const Type*>(address));
+  V value;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
 }
 
 template <class V>
 __device__ __forceinline__ void store_global(V* address, const V& value) {
+  *address = value;
+}
+
+// Accesses to shared memory, which the tests watch.
+template <class V>
+__device__ __forceinline__ V load_shared(const V* address) {
+  return *address;
+}
+
+template <class V>
+__device__ __forceinline__ void store_shared(V* address, const V& value) {
   *address = value;
 }
 
@@ -53,6 +83,30 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&x)[4], 
                : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
                : "r"(shared_address(row))
                : "memory");
+}
+
+// "Matrix Fragments for mma.m8n8k4 with .f16 floating point type": c += a b in every quad pair, as
+// in sm70.cuh; c0 are a lane's first 4 results, c1 the other.
+template <bool kAByRow, bool kBByRow>
+__device__ __forceinline__ void mma_m8n8k4(float (&c0)[4], float (&c1)[4],
+                                           const std::uint32_t (&a)[2],
+                                           const std::uint32_t (&b)[2]) {
+#define PVTK_MMA_M8N8K4(A, B)                                                                  \
+  asm volatile("mma.sync.aligned.m8n8k4." A "." B                                              \
+               ".f32.f16.f16.f32 {%0, %1, %2, %3, %4, %5, %6, %7}, "                           \
+               "{%8, %9}, {%10, %11}, {%0, %1, %2, %3, %4, %5, %6, %7};"                       \
+               : "+f"(c0[0]), "+f"(c0[1]), "+f"(c0[2]), "+f"(c0[3]), "+f"(c1[0]), "+f"(c1[1]), \
+                 "+f"(c1[2]), "+f"(c1[3])                                                      \
+               : "r"(a[0]), "r"(a[1]), "r"(b[0]), "r"(b[1]))
+  if constexpr (kAByRow && kBByRow)
+    PVTK_MMA_M8N8K4("row", "row");
+  else if constexpr (kAByRow)
+    PVTK_MMA_M8N8K4("row", "col");
+  else if constexpr (kBByRow)
+    PVTK_MMA_M8N8K4("col", "row");
+  else
+    PVTK_MMA_M8N8K4("col", "col");
+#undef PVTK_MMA_M8N8K4
 }
 
 // "Matrix Fragments for mma.m16n8k8", fp16 operands: c += a b, as in sm75.cuh.

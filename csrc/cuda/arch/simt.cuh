@@ -1,5 +1,6 @@
 // fp32 on every architecture: fused multiply-adds. Lane l computes its own values of the
-// Accumulator, rows l / 4 and l / 4 + 8 and two of each 8 columns, from four depths at a time.
+// Accumulator, rows l / 4 and l / 4 + 8 and two of each 8 columns, from four depths at a time. The
+// architectures differ in the tiles for which they have room.
 #pragma once
 
 #include "cuda/arch/accumulator.cuh"
@@ -8,14 +9,18 @@ namespace pvt_kernels::cuda {
 
 struct Simt {
   using Type = float;
-  static constexpr int kFirstArch = 70, kLastArch = 999;
+  using Layout = Rows16;
   static constexpr bool kCopiesAsync = false;
-  static constexpr int kScratchFloats = 0;
+
+  // the weights of multiply_weights
+  static __host__ __device__ constexpr int scratch_bytes(int weight_columns) {
+    return weight_columns ? kWarpRows * padded_stride<float>(weight_columns) * sizeof(float) : 0;
+  }
 
   template <int kColumns, int kDepth, Stored kA, Stored kB>
-  static __device__ __forceinline__ void multiply(Accumulator<kColumns>& c, const float* a,
+  static __device__ __forceinline__ void multiply(Accumulator<Layout, kColumns>& c, const float* a,
                                                   int a_stride, const float* b, int b_stride,
-                                                  float*) {
+                                                  unsigned char*) {
     // unrolled whole, the loop would hold every operand in registers
 #pragma unroll 2
     for (int depth = 0; depth < kDepth; depth += 4) {
@@ -26,7 +31,8 @@ struct Simt {
           load(rows[r], a + c.row(r) * a_stride + depth);
         } else {
 #pragma unroll
-          for (int k = 0; k < 4; ++k) rows[r][k] = a[(depth + k) * a_stride + c.row(r)];
+          for (int k = 0; k < 4; ++k)
+            rows[r][k] = ptx::load_shared(a + (depth + k) * a_stride + c.row(r));
         }
       }
 #pragma unroll
@@ -42,9 +48,17 @@ struct Simt {
     }
   }
 
+  template <int kColumns, int kDepth>
+  static __device__ __forceinline__ void multiply_weights(
+      Accumulator<Layout, kColumns>& c, const Accumulator<Layout, kDepth>& weights, const float* b,
+      int b_stride, unsigned char* scratch) {
+    multiply_through_memory<Simt>(c, weights, b, b_stride, reinterpret_cast<float*>(scratch),
+                                  scratch);
+  }
+
  private:
   static __device__ __forceinline__ void load(float (&values)[4], const float* address) {
-    const auto vector = *reinterpret_cast<const Vector<float>*>(address);
+    const auto vector = ptx::load_shared(reinterpret_cast<const Vector<float>*>(address));
 #pragma unroll
     for (int k = 0; k < 4; ++k) values[k] = vector.x[k];
   }
@@ -59,13 +73,23 @@ struct Simt {
     } else {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        const auto both =
-            *reinterpret_cast<const Pair<float>*>(b + (depth + k) * b_stride + column);
+        const auto both = ptx::load_shared(
+            reinterpret_cast<const Pair<float>*>(b + (depth + k) * b_stride + column));
 #pragma unroll
         for (int i = 0; i < 2; ++i) columns[i][k] = both.x[i];
       }
     }
   }
+};
+
+struct Simt70 : Simt {
+  static constexpr int kFirstArch = 70, kLastArch = 74;
+};
+struct Simt75 : Simt {
+  static constexpr int kFirstArch = 75, kLastArch = 79;
+};
+struct Simt80 : Simt {
+  static constexpr int kFirstArch = 80, kLastArch = 999;
 };
 
 }  // namespace pvt_kernels::cuda

@@ -6,22 +6,14 @@
 
 namespace pvt_kernels::cuda {
 
-struct Sm75 {
-  using Type = half;
+struct Sm75 : MmaSync<Sm75, half> {
   static constexpr int kFirstArch = 75, kLastArch = 79;
   static constexpr bool kCopiesAsync = false;
-  static constexpr int kScratchFloats = 0;
 
-  template <int kColumns, int kDepth, Stored kA, Stored kB>
-  static __device__ __forceinline__ void multiply(Accumulator<kColumns>& c, const half* a,
-                                                  int a_stride, const half* b, int b_stride,
-                                                  float*) {
-    multiply_by_mma_sync<kColumns, kDepth, kA, kB>(
-        c, a, a_stride, b, b_stride,
-        [](float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
-          ptx::mma_m16n8k8(c, a[0], a[1], b0);
-          ptx::mma_m16n8k8(c, a[2], a[3], b1);
-        });
+  static __device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4],
+                                             std::uint32_t b0, std::uint32_t b1) {
+    ptx::mma_m16n8k8(c, a[0], a[1], b0);
+    ptx::mma_m16n8k8(c, a[2], a[3], b1);
   }
 };
 

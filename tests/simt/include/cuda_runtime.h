@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <tuple>
 #include <utility>
 
@@ -26,6 +27,9 @@ struct alignas(8) float2 {
 };
 struct alignas(16) float4 {
   float x, y, z, w;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
 };
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
@@ -52,17 +56,15 @@ inline float __uint_as_float(std::uint32_t bits) {
 
 inline void __syncthreads() { simt::barrier(); }
 
-inline void __syncwarp() {
-  char nothing = 0;
-  simt::in_lockstep(nothing, [](simt::Lanes<char>) {});
-}
+inline void __syncwarp() { simt::warp_barrier(); }
 
-inline float __shfl_xor_sync(unsigned mask, float value, int lane_mask) {
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int lane_mask) {
   if (mask != 0xffffffff) simt::fail("a shuffle of a part of a warp");
   struct Operands {
-    float in, out;
+    T in, out;
     int lane_mask;
-  } mine = {value, 0.0f, lane_mask};
+  } mine = {value, T{}, lane_mask};
   simt::in_lockstep(mine, [](simt::Lanes<Operands> lanes) {
     for (int i = 0; i < simt::kLanes; ++i) lanes[i]->out = lanes[i ^ lanes[i]->lane_mask]->in;
   });
@@ -71,8 +73,17 @@ inline float __shfl_xor_sync(unsigned mask, float value, int lane_mask) {
 
 // The runtime.
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidDevice = 101 };
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorLaunchOutOfResources = 701
+};
+enum cudaFuncAttribute {
+  cudaFuncAttributeMaxDynamicSharedMemorySize,
+  cudaFuncAttributePreferredSharedMemoryCarveout
+};
+constexpr int cudaSharedmemCarveoutMaxShared = 100;
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
 using cudaStream_t = struct CUstream_st*;
 
@@ -80,8 +91,16 @@ struct cudaFuncAttributes {
   int ptxVersion;
 };
 
-inline const char* cudaGetErrorString(cudaError_t) { return "invalid device ordinal"; }
-inline const char* cudaGetErrorName(cudaError_t) { return "cudaErrorInvalidDevice"; }
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorInvalidDevice          ? "invalid device ordinal"
+         : error == cudaErrorLaunchOutOfResources ? "too many resources requested for launch"
+                                                  : "invalid argument";
+}
+inline const char* cudaGetErrorName(cudaError_t error) {
+  return error == cudaErrorInvalidDevice          ? "cudaErrorInvalidDevice"
+         : error == cudaErrorLaunchOutOfResources ? "cudaErrorLaunchOutOfResources"
+                                                  : "cudaErrorInvalidValue";
+}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 
 inline cudaError_t cudaGetDevice(int* device) {
@@ -106,15 +125,33 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, T*) {
   return cudaSuccess;
 }
 
+// Of dynamic shared memory: what every kernel may have, and what each was allowed.
+constexpr std::size_t kSharedMemoryOfAll = 48 * 1024;
+inline std::map<void (*)(), std::size_t> allowed_shared_memory;
+
 template <class T>
-cudaError_t cudaFuncSetAttribute(T*, cudaFuncAttribute, int) {
+cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute attribute, int value) {
+  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
+    if (static_cast<std::size_t>(value) > simt::settings.shared_memory_per_block)
+      return cudaErrorInvalidValue;
+    allowed_shared_memory[reinterpret_cast<void (*)()>(kernel)] = value;
+  }
   return cudaSuccess;
 }
 
 template <class P>
-cudaError_t cudaLaunchKernel(void (*kernel)(P), dim3 grid, dim3 block, void** arguments,
+P parameter_of(void (*)(P));
+
+template <class T>
+cudaError_t cudaLaunchKernel(T* kernel, dim3 grid, dim3 block, void** arguments,
                              std::size_t shared_bytes, cudaStream_t) {
-  const P& parameters = *static_cast<P*>(arguments[0]);
+  const auto launches = static_cast<int>(simt::counters.launches.size());
+  if (launches == simt::settings.failing_launch) return cudaErrorLaunchOutOfResources;
+  if (shared_bytes > kSharedMemoryOfAll &&
+      shared_bytes > allowed_shared_memory[reinterpret_cast<void (*)()>(kernel)])
+    return cudaErrorInvalidValue;
+  simt::counters.launches.emplace_back();
+  const auto& parameters = *static_cast<decltype(parameter_of(kernel))*>(arguments[0]);
   simt::run_grid(grid.x, block.x, shared_bytes, [&] { kernel(parameters); });
   return cudaSuccess;
 }

@@ -27,28 +27,34 @@ struct fragment {
 inline int element_of(int lane, int i) { return (37 * (lane * 8 + i) + 11) % 256; }
 
 template <class T>
-void check_address(const T* address, unsigned stride) {
+void check_tile(const T* address, unsigned stride, simt::Access kind) {
   if (reinterpret_cast<std::uintptr_t>(address) % 32 != 0)
     simt::fail("wmma needs addresses that are multiples of 32");
   if (stride * sizeof(T) % 16 != 0) simt::fail("wmma needs strides that are multiples of 16 bytes");
+  // which lane accesses what, only the hardware knows; one says it for all
+  if (threadIdx.x % simt::kLanes != 0) return;
+  for (int row = 0; row < 16; ++row)
+    simt::access_shared_by_warp(address + row * stride, 16 * sizeof(T), kind);
 }
 
 template <class Use, class T, class Order>
 void load_matrix_sync(fragment<Use, 16, 16, 16, T, Order>& part, const T* address,
                       unsigned stride) {
-  check_address(address, stride);
+  check_tile(address, stride, simt::Access::load);
   for (int i = 0; i < 8; ++i) {
     const int element = element_of(threadIdx.x % simt::kLanes, i);
     const int row = element / 16, column = element % 16;
     part.x[i] = std::is_same_v<Order, row_major> ? address[row * stride + column]
                                                  : address[column * stride + row];
   }
-  __syncwarp();
+  // the lanes meet, which orders no access to memory
+  char nothing = 0;
+  simt::in_lockstep(nothing, [](simt::Lanes<char>) {});
 }
 
 inline void store_matrix_sync(float* address, const fragment<accumulator, 16, 16, 16, float>& part,
                               unsigned stride, layout_t) {
-  check_address(address, stride);
+  check_tile(address, stride, simt::Access::store);
   for (int i = 0; i < 8; ++i) {
     const int element = element_of(threadIdx.x % simt::kLanes, i);
     address[element / 16 * stride + element % 16] = part.x[i];

@@ -11,15 +11,33 @@
 
 namespace pvt_kernels::cuda::ptx {
 
+inline void check_alignment(const void* address, std::size_t bytes) {
+  if (reinterpret_cast<std::uintptr_t>(address) % bytes) simt::fail("an access at an odd address");
+}
+
 template <class V>
 V load_global(const V* address) {
-  simt::counters.loaded += sizeof(V);
+  check_alignment(address, sizeof(V));
+  simt::counters.launches.back().loaded += sizeof(V);
   return *address;
 }
 
 template <class V>
 void store_global(V* address, const V& value) {
-  simt::counters.stored += sizeof(V);
+  check_alignment(address, sizeof(V));
+  simt::counters.launches.back().stored += sizeof(V);
+  *address = value;
+}
+
+template <class V>
+V load_shared(const V* address) {
+  simt::access_shared(address, sizeof(V), simt::Access::load);
+  return *address;
+}
+
+template <class V>
+void store_shared(V* address, const V& value) {
+  simt::access_shared(address, sizeof(V), simt::Access::store);
   *address = value;
 }
 
@@ -32,8 +50,9 @@ inline std::vector<Copy> copies_under_way[1024];
 
 inline void copy_async(void* shared, const void* global, const void* valid) {
   if (valid == nullptr) simt::fail("cp.async from an address that may not be read");
-  if ((reinterpret_cast<std::uintptr_t>(shared) | reinterpret_cast<std::uintptr_t>(global)) % 16)
-    simt::fail("cp.async of 16 bytes at an odd address");
+  check_alignment(shared, 16);
+  check_alignment(global, 16);
+  simt::access_shared(shared, 16, simt::Access::store);
   // until it arrives, what was there is lost
   std::memset(shared, 0xff, 16);
   copies_under_way[threadIdx.x].push_back({shared, global});
@@ -41,17 +60,18 @@ inline void copy_async(void* shared, const void* global, const void* valid) {
 
 inline void wait_for_copies() {
   for (const Copy& copy : copies_under_way[threadIdx.x]) {
+    simt::arrive_in_shared(copy.shared, 16);
     if (copy.global == nullptr) {
       std::memset(copy.shared, 0, 16);
     } else {
-      simt::counters.loaded += 16;
+      simt::counters.launches.back().loaded += 16;
       std::memcpy(copy.shared, copy.global, 16);
     }
   }
   copies_under_way[threadIdx.x].clear();
 }
 
-inline void count_bank_conflicts(const void* const (&rows)[8]) {
+inline void count_matrix_conflicts(const void* const (&rows)[8]) {
   // each row takes four of the 32 banks
   int in_bank[8] = {}, worst = 0;
   for (const void* row : rows) {
@@ -59,7 +79,7 @@ inline void count_bank_conflicts(const void* const (&rows)[8]) {
     worst = count > worst ? count : worst;
   }
   simt::counters.matrices_loaded += 1;
-  simt::counters.bank_conflicts += worst - 1;
+  simt::counters.matrix_conflicts += worst - 1;
 }
 
 template <bool kTransposed>
@@ -74,10 +94,11 @@ void load_four_matrices(std::uint32_t (&x)[4], const void* row) {
       const void* rows[8];
       for (int i = 0; i < 8; ++i) {
         rows[i] = lanes[8 * matrix + i]->row;
-        if (reinterpret_cast<std::uintptr_t>(rows[i]) % 16) simt::fail("ldmatrix at odd address");
+        check_alignment(rows[i], 16);
+        simt::access_shared_by_warp(rows[i], 16, simt::Access::load);
         std::memcpy(values[i], rows[i], 16);
       }
-      count_bank_conflicts(rows);
+      count_matrix_conflicts(rows);
       for (int lane = 0; lane < simt::kLanes; ++lane)
         for (int i = 0; i < 2; ++i) {
           const int row = lane / 4, column = 2 * (lane % 4) + i;
@@ -104,6 +125,46 @@ inline float half_bits_to_float(std::uint16_t bits) {
 
 inline float bf16_bits_to_float(std::uint16_t bits) {
   return __uint_as_float(static_cast<std::uint32_t>(bits) << 16);
+}
+
+// mma.m8n8k4: four quad pairs, each of four lanes below 16 and the four that are 16 further.
+template <bool kAByRow, bool kBByRow>
+void mma_m8n8k4(float (&c0)[4], float (&c1)[4], const std::uint32_t (&a)[2],
+                const std::uint32_t (&b)[2]) {
+  struct Operands {
+    std::uint16_t a[4], b[4];
+    float c[8];
+  } mine;
+  std::memcpy(mine.a, a, sizeof(mine.a));
+  std::memcpy(mine.b, b, sizeof(mine.b));
+  std::memcpy(mine.c, c0, sizeof(c0));
+  std::memcpy(mine.c + 4, c1, sizeof(c1));
+  simt::in_lockstep(mine, [](simt::Lanes<Operands> lanes) {
+    for (int pair = 0; pair < 4; ++pair) {
+      float a[8][4], b[4][8];
+      const auto lane_of = [&](int i) { return 4 * pair + (i < 4 ? i : 16 + i - 4); };
+      for (int member = 0; member < 8; ++member) {
+        const int lane = lane_of(member);
+        for (int i = 0; i < 4; ++i) {
+          const int by_lane = lane < 16 ? lane % 4 : lane % 4 + 4;
+          const int by_value = lane < 16 ? i : i + 4;
+          // "row": one row, the columns i; "col": one column, the rows i
+          (kAByRow ? a[by_lane][i] : a[by_value][lane % 4]) = half_bits_to_float(lanes[lane]->a[i]);
+          (kBByRow ? b[lane % 4][by_value] : b[i][by_lane]) = half_bits_to_float(lanes[lane]->b[i]);
+        }
+      }
+      for (int member = 0; member < 8; ++member) {
+        const int lane = lane_of(member);
+        for (int i = 0; i < 8; ++i) {
+          const int x = (lane & 0b1) + (i & 0b10), row = lane < 16 ? x : x + 4;
+          const int column = (i & 0b100) + (lane & 0b10) + (i & 0b1);
+          for (int k = 0; k < 4; ++k) lanes[lane]->c[i] += a[row][k] * b[k][column];
+        }
+      }
+    }
+  });
+  std::memcpy(c0, mine.c, sizeof(c0));
+  std::memcpy(c1, mine.c + 4, sizeof(c1));
 }
 
 // mma.m16n8kK for K = 8 and 16.
