@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdlib>
-#include <cstring>
+#include <string>
 #include <type_traits>
 
 #include "cuda/arch/simt.cuh"
@@ -19,8 +19,11 @@ using Constant = std::integral_constant<int, kValue>;
 
 // Whether PVT_KERNELS_SM70_WMMA asks for the form that trusts no lane layout.
 inline bool wants_wmma() {
-  const char* value = std::getenv("PVT_KERNELS_SM70_WMMA");
-  return value != nullptr && std::strcmp(value, "1") == 0;
+  const char* variable = std::getenv("PVT_KERNELS_SM70_WMMA");
+  const std::string value = variable ? variable : "";
+  require(value.empty() || value == "0" || value == "1",
+          "PVT_KERNELS_SM70_WMMA must be 0 or 1, got " + value);
+  return value == "1";
 }
 
 // f(atom) for the matrix-multiply atom of the dtype in code for `arch`.

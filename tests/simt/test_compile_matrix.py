@@ -6,14 +6,12 @@ more, is compiled here by NVRTC 12. The table goes to build/compile_matrix.md.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import math
 import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +20,7 @@ import pytest
 from pvt_kernels import _C
 
 from .device import ROOT, SHARED_MEMORY
+from .nvrtc import compile_kernels
 
 # those with products, whose occupancy counts
 KERNELS = (
@@ -96,9 +95,7 @@ def describe(arch: int, symbol: str, registers: str, stack: str) -> Compiled | N
     if name == "Sm80":
         name += " half" if "6__half" in symbol else " bf16"
     width = re.search(r"Li(\d+)E", symbol)
-    return Compiled(
-        arch, kernel[1], name, int(width[1]) if width else None, int(registers)
-    )
+    return Compiled(arch, kernel[1], name, int(width[1]) if width else None, int(registers))
 
 
 def tool(name: str) -> str:
@@ -127,108 +124,6 @@ def by_nvcc(arch: int) -> list[Compiled]:
     return [c for symbol, *usage in found if (c := describe(arch, symbol, *usage))]
 
 
-def package_file(path: str) -> Path:
-    """In a folder of the packages that NVIDIA has on PyPI."""
-    for folder in sys.path:
-        if (found := Path(folder, "nvidia", path)).exists():
-            return found
-    pytest.skip(
-        f"nvidia/{path} is not installed here: pip install nvidia-cuda-nvrtc-cu12==12.9.* "
-        "nvidia-cuda-runtime-cu12==12.9.* nvidia-cuda-nvcc-cu12==12.9.*"
-    )
-
-
-# the few names of the standard library that the kernels use; NVRTC has no headers of its own
-STANDARD_HEADERS = {
-    "cstddef": "",
-    "cstdint": """
-        #pragma once
-        namespace std {
-        using uint8_t = unsigned char;
-        using uint16_t = unsigned short;
-        using int32_t = int;
-        using uint32_t = unsigned;
-        using int64_t = long long;
-        using uintptr_t = unsigned long long;
-        }
-        using namespace std;""",
-    "cstring": "",
-    "stddef.h": "",
-    "stdint.h": "#include <cstdint>",
-    "type_traits": """
-        #pragma once
-        namespace std {
-        template <bool, class A, class> struct conditional { using type = A; };
-        template <class A, class B> struct conditional<false, A, B> { using type = B; };
-        template <bool k, class A, class B> using conditional_t =
-            typename conditional<k, A, B>::type;
-        template <class, class> constexpr bool is_same_v = false;
-        template <class A> constexpr bool is_same_v<A, A> = true;
-        }""",
-}
-
-SOURCE = """
-#include "cuda/arch/simt.cuh"
-#include "cuda/arch/sm70.cuh"
-#include "cuda/arch/sm70_wmma.cuh"
-#include "cuda/attention_backward.cuh"
-#include "cuda/attention_forward.cuh"
-#include "cuda/fold.cuh"
-#include "cuda/spatial_reduction_backward.cuh"
-#include "cuda/spatial_reduction_forward.cuh"
-"""
-
-
-def strings(values: list[str]) -> ctypes.Array:
-    return (ctypes.c_char_p * len(values))(*(value.encode() for value in values))
-
-
-def by_nvrtc() -> tuple[list[Compiled], str]:
-    """The kernels for sm_70, and their PTX."""
-    libraries = package_file("cuda_nvrtc/lib")
-    folders = [package_file("cuda_runtime/include"), package_file("cuda_nvcc/include/crt").parent]
-    (builtins,) = libraries.glob("libnvrtc-builtins.so.12.*")
-    ctypes.CDLL(str(builtins), ctypes.RTLD_GLOBAL)
-    nvrtc = ctypes.CDLL(str(libraries / "libnvrtc.so.12"))
-    program = ctypes.c_void_p()
-    headers = [strings(list(t)) for t in (STANDARD_HEADERS.values(), STANDARD_HEADERS)]
-    made = nvrtc.nvrtcCreateProgram(
-        ctypes.byref(program), SOURCE.encode(), b"kernels.cu", len(STANDARD_HEADERS), *headers
-    )
-    assert made == 0
-    for atom in ("Simt70", "Sm70", "Sm70Wmma"):
-        for kernel in KERNELS + OTHER_KERNELS:
-            widths = [", 32", ", 64", ", 128"] if kernel.startswith("attention") else [""]
-            for width in widths:
-                space = "pvt_kernels::cuda::"
-                name = f"{space}{kernel}_kernel<{space}{atom}{width}>"
-                assert nvrtc.nvrtcAddNameExpression(program, name.encode()) == 0
-    options = [
-        "--gpu-architecture=sm_70",
-        "--std=c++17",
-        "--ptxas-options=-v",
-        # launch.h declares host functions; NVRTC compiles no host code
-        "--device-as-default-execution-space",
-        "-DINFINITY=__int_as_float(0x7f800000)",
-        *(f"--include-path={folder}" for folder in (ROOT / "csrc", *folders)),
-    ]
-    failed = nvrtc.nvrtcCompileProgram(program, len(options), strings(options))
-    log, ptx = (text(nvrtc, program, kind) for kind in ("ProgramLog", "PTX"))
-    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    assert failed == 0, log
-    pattern = r"entry function '(\S+)'.*?(\d+) bytes stack frame.*?Used (\d+) registers"
-    found = re.findall(pattern, log, re.DOTALL)
-    return [c for symbol, stack, regs in found if (c := describe(70, symbol, regs, stack))], ptx
-
-
-def text(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, kind: str) -> str:
-    size = ctypes.c_size_t()
-    assert getattr(nvrtc, f"nvrtcGet{kind}Size")(program, ctypes.byref(size)) == 0
-    buffer = ctypes.create_string_buffer(size.value)
-    assert getattr(nvrtc, f"nvrtcGet{kind}")(program, buffer) == 0
-    return buffer.value.decode()
-
-
 @pytest.fixture(scope="module")
 def table():
     rows = [
@@ -241,9 +136,20 @@ def table():
     path.write_text("\n".join(rows) + "\n")
 
 
+def instances(atoms: list[str], widths: tuple[int, ...]) -> list[str]:
+    """Of every kernel, as C++ writes them."""
+    space = "pvt_kernels::cuda::"
+    return [
+        f"{kernel}_kernel<{space}{atom}{width}>"
+        for atom in atoms
+        for kernel in KERNELS + OTHER_KERNELS
+        for width in ([f", {d}" for d in widths] if kernel.startswith("attention") else [""])
+    ]
+
+
 def intended_blocks(c: Compiled) -> int:
-    """Two a multiprocessor, but for the widest heads and the 64 KB of compute capability 7.5."""
-    return 1 if c.width == 128 or c.arch == 75 else 2
+    """Two a multiprocessor, but for the widest heads, and fp32 in the 64 KB of 7.5."""
+    return 1 if c.width == 128 or (c.width and c.atom == "Simt75") else 2
 
 
 def check(compiled: list[Compiled], all_blocks: dict, table: list[str]) -> None:
@@ -291,7 +197,10 @@ def test_tensor_cores_in_the_code_of_nvcc(arch, instruction):
 
 
 def test_code_for_sm_70(device, table):
-    compiled, ptx = by_nvrtc()
+    names = instances(["Simt70", "Sm70", "Sm70Wmma"], (32, 64, 128))
+    usage, ptx = compile_kernels("12.9", 70, names)
+    assert len(usage) == len(names)
+    compiled = [c for symbol, stack, regs in usage if (c := describe(70, symbol, regs, stack))]
     assert len(compiled) == 3 * (3 * 3 + 3)
     check(compiled, device.run("simt_cuda.blocks"), table)
     for entry in ptx.split(".entry ")[1:]:
@@ -299,6 +208,15 @@ def test_code_for_sm_70(device, table):
         if describe(70, symbol, "255", "0"):
             assert ("wmma.mma.sync" in entry) == ("8Sm70Wmma" in symbol), symbol
             assert ("mma.sync.aligned.m8n8k4" in entry) == ("4Sm70" in symbol), symbol
+
+
+@pytest.mark.parametrize(
+    ("arch", "atoms"), [(70, ["Sm70", "Sm70Wmma"]), (80, ["Sm80<half>"])], ids=str
+)
+def test_the_oldest_cuda_compiles_the_kernels(arch, atoms):
+    names = instances(atoms, (64,))
+    usage, _ = compile_kernels("11.8", arch, names)
+    assert len(usage) == len(names)
 
 
 def test_dk_dv_fills_a_v100_twice(device):
