@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw
 from pvt_kernels.datasets.ade20k import CLASSES_FILE
 
 CLASSES = ("circle", "triangle", "square", "pentagon", "star", "cross")
+# of the pixels around the shapes, in dense labels alone
+BACKGROUND = "background"
 IMAGE_FOLDER, COCO, ADE20K = "image_folder", "coco", "ade20k"
 
 CLASS_IMAGE_SIZE = (64, 64)
@@ -39,7 +41,8 @@ def make_data(root: str | Path, images: int = 240, seed: int = 0) -> dict[str, P
     """Write the three layouts below `root`, each with `images` to train and a quarter to test.
 
     Classification has one shape an image; the other two share scenes of one to four shapes that
-    don't overlap, on grey noise. A class has a hue of its own, give or take.
+    don't overlap, on grey noise. A class has a hue of its own, give or take. In dense labels the
+    noise is a class as well, and the shapes' edges belong to none.
 
     Returns:
         The folder of each layout.
@@ -57,7 +60,7 @@ def make_data(root: str | Path, images: int = 240, seed: int = 0) -> dict[str, P
     for split, (train, count) in enumerate(((True, images), (False, images // 4))):
         _write_image_folder(folders[IMAGE_FOLDER], train, count, [seed, split, 0])
         _write_scenes(folders[COCO], folders[ADE20K], train, count, [seed, split, 1])
-    rows = [f"{i}\t\t\t\t\t{name}" for i, name in enumerate(CLASSES, start=1)]
+    rows = [f"{i}\t\t\t\t\t{name}" for i, name in enumerate((*CLASSES, BACKGROUND), start=1)]
     heading = "Idx\tRatio\tTrain\tVal\tStuff\tName"
     (folders[ADE20K] / CLASSES_FILE).write_text("\n".join([heading, *rows]) + "\n")
     return folders
@@ -146,10 +149,10 @@ def _write_scenes(coco: Path, ade20k: Path, train: bool, count: int, seed: list[
         ]
         name = f"ADE_{'train' if train else 'val'}_{i + 1:08}"
         _save(image, ade20k / "images" / split[1] / f"{name}.jpg")
-        mask = Image.new("L", (width, height))
+        mask = Image.new("L", (width, height), len(CLASSES) + 1)
         for shape in shapes:
             corners = [tuple(p) for p in shape.outline.tolist()]
-            ImageDraw.Draw(mask).polygon(corners, fill=shape.label + 1)
+            ImageDraw.Draw(mask).polygon(corners, fill=shape.label + 1, outline=0)
         _save(mask, ade20k / "annotations" / split[1] / f"{name}.png")
     categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, start=1)]
     content = {"images": images, "categories": categories, "annotations": annotations}

@@ -10,12 +10,29 @@ from PIL import Image, ImageDraw, ImageFont
 
 # the least width of a picture: small images are enlarged, so that text is legible
 MIN_WIDTH = 320
+# hues that differ by it, one after the other, stay as far apart as they can
+_GOLDEN_RATIO = 0.618034
 
 _MASK_OPACITY = 0.5
 
+Colour = tuple[int, int, int]
 
-def write_lines(image: Image.Image, lines: Sequence[str]) -> Image.Image:
-    """The image, enlarged if small, above lines of text."""
+
+def class_colour(label: int) -> Colour:
+    """Red, green and blue of a class, by its number: neighbours differ plainly."""
+    hue, saturation, value = (
+        label * _GOLDEN_RATIO % 1,
+        1 - 0.15 * (label % 4),
+        1 - 0.2 * (label % 3),
+    )
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def write_lines(
+    image: Image.Image, lines: Sequence[str], colours: Sequence[Colour] = ()
+) -> Image.Image:
+    """The image, enlarged if small, above lines of text, each after a square of its colour."""
     image, font = _enlarge(image)
     size = round(font.size)
     line_height = round(1.4 * size)
@@ -23,8 +40,12 @@ def write_lines(image: Image.Image, lines: Sequence[str]) -> Image.Image:
     picture = Image.new("RGB", (image.width, height), "white")
     picture.paste(image, (0, 0))
     draw = ImageDraw.Draw(picture)
+    indent = 2 * size if colours else size // 2
     for i, line in enumerate(lines):
-        draw.text((size // 2, image.height + i * line_height), line, fill="black", font=font)
+        draw.text((indent, image.height + i * line_height), line, fill="black", font=font)
+    for i, colour in enumerate(colours):
+        left, top = size // 2, image.height + i * line_height + size // 4
+        draw.rectangle((left, top, left + size, top + size), fill=colour)
     return picture
 
 
@@ -45,7 +66,7 @@ def draw_objects(
     """
     picture, font = _enlarge(image.convert("RGB"))
     scale = picture.width / image.width
-    colours = [_colour(label, len(classes)) for label in labels]
+    colours = [class_colour(label) for label in labels]
     for mask, colour in zip(masks if masks is not None else (), colours, strict=masks is not None):
         opacity = Image.fromarray((255 * _MASK_OPACITY * mask).astype(np.uint8))
         picture.paste(colour, mask=opacity.resize(picture.size))
@@ -67,8 +88,3 @@ def _enlarge(image: Image.Image) -> tuple[Image.Image, ImageFont.FreeTypeFont]:
     scale = max(1.0, MIN_WIDTH / image.width)
     enlarged = image.resize((round(scale * image.width), round(scale * image.height)))
     return enlarged, ImageFont.load_default(max(12, enlarged.width // 30))
-
-
-def _colour(label: int, classes: int) -> tuple[int, int, int]:
-    rgb = colorsys.hsv_to_rgb(label / classes, 0.7, 1.0)
-    return tuple(round(255 * value) for value in rgb)

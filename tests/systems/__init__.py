@@ -4,4 +4,5 @@ LAYOUTS = {
     "retinanet": "coco",
     "mask_rcnn": "coco",
     "detr": "coco",
+    "semantic_fpn": "ade20k",
 }

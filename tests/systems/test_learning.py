@@ -17,6 +17,7 @@ BARS = {
     "retinanet": {"box_AP50": 0.9},
     "mask_rcnn": {"box_AP50": 0.5, "mask_AP50": 0.5},
     "detr": {"box_AP50": 0.5},
+    "semantic_fpn": {"miou": 0.6},
 }
 
 
