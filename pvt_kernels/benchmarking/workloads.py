@@ -247,7 +247,7 @@ class BackboneWorkload(Workload):
                 ),
                 block.mlp.fc1.out_features,
             )
-            for stage, stride in enumerate((4, 8, 16, 32), start=1)
+            for stage, stride in enumerate(self.model.strides, start=1)
             for block in getattr(self.model, f"block{stage}")
         ]
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -270,7 +270,7 @@ class BackboneWorkload(Workload):
         x = photo_batch(size, batch) if real_input else torch.randn(batch, 3, *size)
         shapes = [
             (batch, dim, size[0] // stride, size[1] // stride)
-            for dim, stride in zip(self.model.embed_dims, (4, 8, 16, 32), strict=True)
+            for dim, stride in zip(self.model.embed_dims, self.model.strides, strict=True)
         ]
         gradients = [_noise(shape, case) for shape in shapes] if case.backward else []
         return Inputs(_leaf(x.to(case.device), case.torch_dtype), (), gradients)

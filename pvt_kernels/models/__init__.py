@@ -8,6 +8,7 @@ prefix "pvtk": `timm.create_model("pvtk_small")`, `timm.create_model("pvtk_v2_b2
 import importlib.util
 import warnings
 
+from pvt_kernels.models.ablations import pvt_small_columnar, pvt_small_full_attention
 from pvt_kernels.models.checkpoint import load_checkpoint
 from pvt_kernels.models.flops import count_flops
 from pvt_kernels.models.pvt import (
@@ -41,6 +42,8 @@ __all__ = [
     "pvt_large",
     "pvt_medium",
     "pvt_small",
+    "pvt_small_columnar",
+    "pvt_small_full_attention",
     "pvt_tiny",
     "pvt_v2_b0",
     "pvt_v2_b1",

@@ -3,13 +3,13 @@
 from itertools import chain
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pvt_kernels import use_backend
-from pvt_kernels.models.pyramid import Pyramid
 
 
-def count_flops(model: Pyramid, size: tuple[int, int] = (224, 224)) -> int:
+def count_flops(model: nn.Module, size: tuple[int, int] = (224, 224)) -> int:
     """Count the multiply-accumulates of one forward pass over one image.
 
     Counts convolutions, linear layers and attention's two matrix products, each multiply-add
@@ -17,13 +17,13 @@ def count_flops(model: Pyramid, size: tuple[int, int] = (224, 224)) -> int:
     memory at any size, and the model's device does not matter.
 
     Args:
-        model: one of this package's models, which stays untouched.
+        model: of images, whose channels its first convolution takes; it stays untouched.
         size: height and width of the image.
 
     Raises:
         ValueError: size is too small for the model.
     """
-    weight = model.patch_embed1.proj.weight
+    weight = next(parameter for parameter in model.parameters() if parameter.ndim == 4)
     image = torch.empty(1, weight.shape[1], *size, dtype=weight.dtype, device="meta")
     shapes = {
         name: torch.empty_like(tensor, device="meta")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pvt_kernels.models.blocks import NORM_EPS, init_linear, tokens_to_map
-from pvt_kernels.models.pyramid import STRIDES, Config, Pyramid
+from pvt_kernels.models.pyramid import Config, Pyramid
 
 _WIDTHS = (64, 128, 320, 512)
 
@@ -63,7 +63,7 @@ class PyramidVisionTransformer(Pyramid):
             config,
             overlapping=False,
             # patches and reduction windows are left out where incomplete: one must be whole
-            min_size=max(s * r for s, r in zip(STRIDES, config.sr_ratios, strict=True)),
+            min_size=max(s * r for s, r in zip(config.strides, config.sr_ratios, strict=True)),
             num_classes=num_classes,
             features_only=features_only,
             in_chans=in_chans,
@@ -74,7 +74,7 @@ class PyramidVisionTransformer(Pyramid):
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         if min(height, width) < self.min_size:
             raise ValueError(f"img_size must be at least {self.min_size}, got {img_size}")
-        self.grids = [(height // stride, width // stride) for stride in STRIDES]
+        self.grids = [(height // stride, width // stride) for stride in self.strides]
         for i, (H, W) in enumerate(self.grids):
             positions = H * W + 1 if i == 3 else H * W
             pos_embed = nn.Parameter(torch.empty(1, positions, config.embed_dims[i]))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pvt_kernels.models.blocks import NORM_EPS, init_conv, init_linear, tokens_to_map
-from pvt_kernels.models.pyramid import STRIDES, Config, Pyramid
+from pvt_kernels.models.pyramid import Config, Pyramid
 
 _WIDTHS = (64, 128, 320, 512)
 
@@ -56,7 +56,7 @@ class PyramidVisionTransformerV2(Pyramid):
         super().__init__(
             config,
             overlapping=True,
-            min_size=max(s * (r - 1) + 1 for s, r in zip(STRIDES, sr_ratios, strict=True)),
+            min_size=max(s * (r - 1) + 1 for s, r in zip(config.strides, sr_ratios, strict=True)),
             num_classes=num_classes,
             features_only=features_only,
             in_chans=in_chans,

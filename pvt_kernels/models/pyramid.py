@@ -1,5 +1,6 @@
 """What PVT and PVTv2 have in common: the four stages, the classifier and its checkpoints."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +10,13 @@ from torch import nn
 from pvt_kernels.layers import SRAttention
 from pvt_kernels.models.blocks import Block, ConvMlp, Mlp, PatchEmbed, init_linear
 
-STRIDES = (4, 8, 16, 32)
-
 
 @dataclass(frozen=True)
 class Config:
-    """One variant; each tuple holds a value for each of the four stages."""
+    """One variant; each tuple holds a value for each of the four stages.
+
+    `patch_sizes` are the strides of the patch embeddings, each on the map of the stage before.
+    """
 
     embed_dims: tuple[int, int, int, int]
     depths: tuple[int, int, int, int]
@@ -22,6 +24,12 @@ class Config:
     mlp_ratios: tuple[int, int, int, int] = (8, 8, 4, 4)
     sr_ratios: tuple[int, int, int, int] = (8, 4, 2, 1)
     linear: bool = False
+    patch_sizes: tuple[int, int, int, int] = (4, 2, 2, 2)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of the four stages' maps on the image."""
+        return tuple(math.prod(self.patch_sizes[: i + 1]) for i in range(4))
 
 
 class Pyramid(nn.Module):
@@ -30,6 +38,7 @@ class Pyramid(nn.Module):
     Attributes:
         features_only: whether forward returns the four stages' maps instead of class scores.
         embed_dims: the channels of the four maps.
+        strides: their strides on the image: 4, 8, 16 and 32 but in models without a pyramid.
         num_features: the last stage's channels, which the head reads.
         num_classes: the number of class scores; 0 where there is no head.
         min_size: the smallest image height and width.
@@ -63,6 +72,7 @@ class Pyramid(nn.Module):
                 raise ValueError(f"{name} must be at least 0 and below 1, got {rate}")
         self.features_only = features_only
         self.embed_dims = config.embed_dims
+        self.strides = config.strides
         self.num_features = config.embed_dims[-1]
         self.num_classes = 0 if features_only else num_classes
         self.min_size = min_size
@@ -70,7 +80,7 @@ class Pyramid(nn.Module):
         num_blocks = sum(config.depths)
         drop_paths = iter(drop_path_rate * i / (num_blocks - 1) for i in range(num_blocks))
         for i, dim in enumerate(config.embed_dims):
-            stride = 4 if i == 0 else 2
+            stride = config.patch_sizes[i]
             kernel_size = (7 if i == 0 else 3) if overlapping else stride
             patch_embed = PatchEmbed(in_chans, dim, kernel_size, stride)
             blocks = nn.ModuleList()
@@ -136,7 +146,7 @@ class Pyramid(nn.Module):
 
         Returns:
             Class scores (B, num_classes), the features (B, num_features) where num_classes is 0,
-            or with features_only four maps (B, embed_dims[i], ...) of strides 4, 8, 16 and 32.
+            or with features_only four maps (B, embed_dims[i], ...) of the model's strides.
 
         Raises:
             ValueError: x is no batch of images, or smaller than `min_size`.

@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from pvt_kernels.models import pvt, pvt_v2
+from pvt_kernels.models import ablations, pvt, pvt_v2
 from pvt_kernels.models.pyramid import Pyramid
 
 _CONSTRUCTORS: dict[str, Callable[..., Pyramid]] = {
-    name: getattr(module, name) for module in (pvt, pvt_v2) for name in module.CONFIGS
+    name: getattr(module, name) for module in (pvt, pvt_v2, ablations) for name in module.CONFIGS
 }
 
 
 def names() -> list[str]:
-    """Return the names of all models, PVT first, small to large."""
+    """Return the names of all models: PVT, then PVTv2, small to large, and the ablations."""
     return list(_CONSTRUCTORS)
 
 

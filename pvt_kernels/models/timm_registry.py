@@ -10,7 +10,7 @@ from typing import Any
 import timm.models
 
 from pvt_kernels.models import registry
-from pvt_kernels.models.pyramid import STRIDES, Pyramid
+from pvt_kernels.models.pyramid import Pyramid
 
 
 def _timm_name(name: str) -> str:
@@ -39,7 +39,9 @@ def _entrypoint(name: str) -> Callable[..., Pyramid]:
         model.pretrained_cfg = model.default_cfg = config.to_dict()
         info = [
             {"num_chs": channels, "reduction": stride, "module": f"block{i + 1}"}
-            for i, (channels, stride) in enumerate(zip(model.embed_dims, STRIDES, strict=True))
+            for i, (channels, stride) in enumerate(
+                zip(model.embed_dims, model.strides, strict=True)
+            )
         ]
         model.feature_info = timm.models.FeatureInfo(info, out_indices=(0, 1, 2, 3))
         return model

@@ -76,7 +76,7 @@ def original_keys(name):
 
 
 def test_names_lists_every_variant():
-    assert models.names() == list(DEPTHS)
+    assert models.names() == [*DEPTHS, "pvt_small_full_attention", "pvt_small_columnar"]
     assert all(name in models.__all__ for name in models.names())
 
 
