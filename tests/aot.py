@@ -30,7 +30,7 @@ import triton
 from rich.console import Console
 from rich.table import Table
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, CompiledKernel
 
 from pvt_kernels.benchmarking.report import wide_console
 from pvt_kernels.benchmarking.shapes import STAGES, LayerShape, stage_shape
@@ -61,6 +61,8 @@ LAUNCHES = {
     "spatial_reduction": reduction_launches,
 }
 HALF = ("fp16", "bf16")
+PVT_HEAD_DIM = 64
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 MAX_FRUGAL_WIDTH = 128
 # head dims below their block's, whose loads are masked; and where they are compiled
 MASKED_WIDTHS = {32: 24, 64: 40, 128: 96, 256: 160}
@@ -96,6 +98,9 @@ MULTIPROCESSORS = {
     100: Multiprocessor(227 * KB, 228 * KB, 64, 32),
     120: Multiprocessor(99 * KB, 100 * KB, 48, 24),
 }
+# Triton writes the same PTX for both but for the target's name, which is compared for PVT's fp16
+# kernels; the others are assembled from the first's
+SAME_PTX = {89: 86}
 REGISTERS, REGISTER_UNIT, RESERVED_SHARED = 65536, 256, KB
 TENSOR_MEMORY_COLUMNS = 512
 
@@ -110,6 +115,10 @@ class Case:
     stage: LayerShape
     index: int  # among the op's launches, forward then backward
     tile: attention_tiles.Tile | None = None  # of the table, instead of the shape's
+
+    @property
+    def head_dim(self) -> int:
+        return self.stage.dim // self.stage.heads
 
 
 @dataclass(frozen=True)
@@ -197,16 +206,20 @@ def compile_case(case: Case) -> Compiled:
             signature[name] = "fp32"
         else:
             signature[name] = parameter.annotation_type
-    compiled = triton.compile(
-        ASTSource(launch.kernel, signature, launch.constants, alignment),
-        target=GPUTarget("cuda", case.arch, 32),
-        options={"num_warps": launch.warps, "num_stages": launch.stages},
-    )
-    registers, stack = _resources(compiled.asm["cubin"])
+    source = ASTSource(launch.kernel, signature, launch.constants, alignment)
+    arch = SAME_PTX.get(case.arch, case.arch)
+    compiled = _compile(source, arch, launch)
+    cubin, text = compiled.asm["cubin"], compiled.asm["ptx"]
+    if arch != case.arch:
+        text = text.replace(f"sm_{arch}", f"sm_{case.arch}")
+        cubin = _assemble(text, case.arch)
+        if case.dtype == "fp16" and case.head_dim == PVT_HEAD_DIM:
+            own = _compile(source, case.arch, launch).asm["ptx"]
+            assert own == text, f"the PTX for sm_{case.arch} is not that for sm_{arch}"
+    registers, stack = _resources(cubin)
     shared = compiled.metadata.shared
     columns = getattr(compiled.metadata, "tmem_size", 0) or 0
     name = launch.kernel.fn.__name__.removesuffix("_kernel")
-    text = compiled.asm["ptx"]
     return Compiled(
         case,
         name,
@@ -220,6 +233,19 @@ def compile_case(case: Case) -> Compiled:
         _work(name, text, launch) if name in PRODUCTS else (),
         compiled.metadata.global_scratch_size + compiled.metadata.profile_scratch_size,
     )
+
+
+def _compile(source: ASTSource, arch: int, launch: Launch) -> CompiledKernel:
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+
+
+def _assemble(text: str, arch: int) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        source, cubin = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
+        source.write_text(text)
+        subprocess.run([TOOLS / "ptxas", f"-arch=sm_{arch}", source, "-o", cubin], check=True)
+        return cubin.read_bytes()
 
 
 def _work(name: str, text: str, launch: Launch) -> tuple[float, ...]:
@@ -236,12 +262,14 @@ def _work(name: str, text: str, launch: Launch) -> tuple[float, ...]:
 
 def _resources(cubin: bytes) -> tuple[int, int]:
     """Registers of a thread and bytes of its stack, where spilled registers go."""
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         text = subprocess.run(
-            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+            [TOOLS / "cuobjdump", "--dump-resource-usage", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
     usage = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
     return usage["REG"], usage["STACK"] + usage["LOCAL"]
@@ -344,7 +372,7 @@ def main() -> int:
 
     wanted = list(cases(options.archs or list(MULTIPROCESSORS), options.dtypes or list(DTYPES)))
     if options.head_dims:
-        wanted = [c for c in wanted if c.stage.dim // c.stage.heads in options.head_dims]
+        wanted = [case for case in wanted if case.head_dim in options.head_dims]
     compiled, faults = [], []
     # a fork has PyTorch and Triton imported already
     with ProcessPoolExecutor(options.jobs, get_context("fork")) as pool:
