@@ -4,6 +4,8 @@ python := .venv/bin/python
 installed := .venv/installed
 # the last version before the modules of SegFormer got other names, beside what it needs
 old_transformers := build/transformers-4
+# torch 2.9's; torch brings a newer one
+old_triton := build/triton-3.5
 cpp_files := $(shell find csrc python tests/csrc tests/simt -name '*.h' -o -name '*.cpp' \
 	-o -name '*.cu' -o -name '*.cuh')
 build_files := setup.py CMakeLists.txt $(shell find csrc python -type f)
@@ -13,8 +15,8 @@ help:  ## list the targets
 
 venv: $(installed)  ## make .venv, with the package installed in place, or bring it up to date
 
-test: $(installed)  ## run the tests
-	$(python) -m pytest tests
+test: $(installed)  ## run the tests, in a process a core
+	$(python) -m pytest tests --numprocesses logical --dist loadfile
 
 test-systems: $(installed)  ## train each system on generated data until it has learned
 	$(python) -m pytest tests -m systems
@@ -24,8 +26,11 @@ test-old-transformers: $(old_transformers)/installed  ## test patch() on transfo
 		'import transformers; assert transformers.__version__.startswith("4.")'
 	PYTHONPATH=$(old_transformers) $(python) -m pytest tests/integrations/test_transformers.py
 
-aot: $(installed)  ## compile the Triton kernels for every architecture, without a GPU
+aot: $(installed) $(old_triton)/installed  ## compile the Triton kernels for every architecture
 	$(python) -m tests.aot --output benchmarks/results/triton-kernels.md
+	PYTHONPATH=$(old_triton) $(python) -c \
+		'import triton; assert triton.__version__.startswith("3.5.")'
+	PYTHONPATH=$(old_triton) $(python) -m tests.aot --archs 80 90 --dtypes fp16 fp32 --head-dims 64
 
 sanitize: $(installed)  ## run the CPU kernels on random shapes under ASan and UBSan
 	.venv/bin/cmake -S tests/csrc -B build/sanitize -G Ninja \
@@ -70,6 +75,10 @@ $(old_transformers)/installed: $(installed)
 	$(python) -m pip install --no-deps --upgrade --target $(old_transformers) \
 		'transformers==4.57.*' 'huggingface-hub<1' 'tokenizers<=0.23.0' \
 		requests urllib3 idna certifi charset-normalizer
+	touch $@
+
+$(old_triton)/installed: $(installed)
+	$(python) -m pip install --no-deps --upgrade --target $(old_triton) 'triton==3.5.*'
 	touch $@
 
 .PHONY: help venv test test-systems test-old-transformers aot sanitize cubins bench bench-full \
