@@ -2,6 +2,8 @@ import os
 
 # one process of a parallel run each, and bits that don't depend on how many cores are free
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# waiting threads sleep: with more threads than cores, spinning ones take the time of others
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.pop("PVT_KERNELS_BACKEND", None)
 
 from pathlib import Path
