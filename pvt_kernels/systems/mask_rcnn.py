@@ -35,7 +35,7 @@ RECIPES = (
         summary="the paper's three times as long, on images of many sizes",
         **detection.THREE_SCHEDULES,
     ),
-    MaskRCNNRecipe(epochs=8, evaluate_every=4, regions=64, **detection.SHAPES),
+    MaskRCNNRecipe(epochs=5, evaluate_every=5, regions=64, **detection.SHAPES),
 )
 
 

@@ -11,12 +11,12 @@ from pvt_kernels.training.engine import Run, Training
 from pvt_kernels.training.recipe import find
 from tests.systems import LAYOUTS
 
-# of the figures on the images to test, after the recipe "shapes"
+# of the figures on the images to test, after the recipe "shapes"; DETR, which trains for hundreds
+# of epochs from scratch, has none: it does not find objects within minutes
 BARS = {
     "classification": {"top1": 0.95},
     "retinanet": {"box_AP50": 0.9},
-    "mask_rcnn": {"box_AP50": 0.5, "mask_AP50": 0.5},
-    "detr": {"box_AP50": 0.5},
+    "mask_rcnn": {"box_AP50": 0.8, "mask_AP50": 0.8},
     "semantic_fpn": {"miou": 0.6},
 }
 
@@ -27,7 +27,7 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.systems
-@pytest.mark.parametrize("name", systems.NAMES)
+@pytest.mark.parametrize("name", BARS)
 def test_a_system_learns_the_shapes(name, data, tmp_path):
     system = systems.load(name)
     run = Run(
