@@ -11,6 +11,7 @@ from pvt_kernels.benchmarking.shapes import STAGES, Size, format_size
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORWARD, TRAINING = "forward", "forward + backward"
 CORE, LAYER, BACKBONE, MEMORY, PATCHED = "core", "layer", "backbone", "memory", "patched"
+SCALE = "scale"
 
 COCO_SIZES: tuple[Size, ...] = ((800, 1088), (800, 1216), (800, 1344))
 MEMORY_SIZES: tuple[Size, ...] = ((224, 224), (448, 448), (640, 640), *COCO_SIZES)
@@ -35,8 +36,9 @@ class Case:
 
     Attributes:
         kind: CORE (softmax attention alone), LAYER, BACKBONE, MEMORY (the layer's peak memory
-            alone, untimed), or PATCHED (another library's model).
-        subject: "stage 1" to "stage 4", or a model's name.
+            alone, untimed), PATCHED (another library's model), or SCALE (different backbones, see
+            study.py).
+        subject: "stage 1" to "stage 4", or a model's name, or "backbones".
         size: of the image.
         mode: FORWARD (without autograd) or TRAINING.
         dtype: key of DTYPES.

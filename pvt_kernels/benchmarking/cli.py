@@ -1,9 +1,10 @@
-"""The commands info, bench, bench-patch and plot."""
+"""The commands info, bench, bench-patch, study and plot."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,19 +13,21 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
 from pvt_kernels import arguments, models
-from pvt_kernels.benchmarking import environment, info
-from pvt_kernels.benchmarking.cases import DTYPES, QUICK_SIZE, Suite, patched_suite, suite
+from pvt_kernels.benchmarking import environment, info, study
+from pvt_kernels.benchmarking.cases import DTYPES, QUICK_SIZE, Case, Suite, patched_suite, suite
 from pvt_kernels.benchmarking.live_models import LIVE_MODELS
 from pvt_kernels.benchmarking.model import GPU_MODELS, print_model
 from pvt_kernels.benchmarking.plots import write_plots
 from pvt_kernels.benchmarking.report import markdown, print_tables
-from pvt_kernels.benchmarking.results import Results
+from pvt_kernels.benchmarking.results import Measurement, Results
+from pvt_kernels.benchmarking.runner import Progress as Told
 from pvt_kernels.benchmarking.runner import run_case
 from pvt_kernels.benchmarking.shapes import STAGES, parse_size
 from pvt_kernels.benchmarking.timing import matmul_gflops
@@ -33,8 +36,21 @@ RESULTS_FOLDER = Path("benchmarks/results")
 # linear SRA pools to 7 x 7: the peers compute another layer
 MODELS = tuple(name for name in models.names() if not name.endswith("linear"))
 
+# (case, what was measured before it, whom to tell what is running)
+Run = Callable[[Case, list[Measurement], Told], list[Measurement]]
 
-def run_suite(chosen: Suite, results: Results, console: Console, save: Callable[[], None]) -> None:
+
+def _describe(progress: Progress, task: TaskID, text: str) -> None:
+    progress.update(task, description=text)
+
+
+def run_cases(
+    cases: Sequence[Case],
+    run: Run,
+    results: Results,
+    console: Console,
+    save: Callable[[], None],
+) -> None:
     """Run every case, adding to `results`, and call `save` after each."""
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -45,11 +61,10 @@ def run_suite(chosen: Suite, results: Results, console: Console, save: Callable[
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("starting", total=len(chosen.cases))
-        for case in chosen.cases:
-            results.measurements += run_case(
-                case, chosen, lambda text: progress.update(task, description=text)
-            )
+        task = progress.add_task("starting", total=len(cases))
+        for case in cases:
+            told = partial(_describe, progress, task)
+            results.measurements += run(case, results.measurements, told)
             save()
             progress.advance(task)
 
@@ -68,7 +83,8 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
         models=options.models,
         batch=options.batch,
     )
-    _run_and_write(chosen, device, options.output, ("results.json", "table.md"), console)
+    names = ("results.json", "table.md")
+    _run_and_write(chosen.cases, _of(chosen), device, options.output, names, console)
 
 
 def _bench_patch(options: argparse.Namespace, console: Console) -> None:
@@ -81,11 +97,24 @@ def _bench_patch(options: argparse.Namespace, console: Console) -> None:
         batch=options.batch,
     )
     device = torch.device(options.device)
-    _run_and_write(chosen, device, options.output, ("patched.json", "patched.md"), console)
+    names = ("patched.json", "patched.md")
+    _run_and_write(chosen.cases, _of(chosen), device, options.output, names, console)
+
+
+def _study(options: argparse.Namespace, console: Console) -> None:
+    chosen = study.cases(options.sizes, options.dtype, options.batch, options.device)
+    device = torch.device(options.device)
+    names = ("study.json", "study.md")
+    _run_and_write(chosen, study.run_case, device, options.output, names, console)
+
+
+def _of(chosen: Suite) -> Run:
+    return lambda case, _, told: run_case(case, chosen, told)
 
 
 def _run_and_write(
-    chosen: Suite,
+    cases: Sequence[Case],
+    run: Run,
     device: torch.device,
     folder: Path | None,
     names: tuple[str, str],
@@ -95,10 +124,10 @@ def _run_and_write(
     folder = folder or RESULTS_FOLDER / environment.slug(environment.device_name(device))
     folder.mkdir(parents=True, exist_ok=True)
     results = Results(environment.collect(device), [])
-    dtypes = dict.fromkeys(case.dtype for case in chosen.cases)
+    dtypes = dict.fromkeys(case.dtype for case in cases)
     results.environment["matmul_gflops"] = {d: matmul_gflops(DTYPES[d], device) for d in dtypes}
     samples, table = (folder / name for name in names)
-    run_suite(chosen, results, console, lambda: results.save(samples))
+    run_cases(cases, run, results, console, lambda: results.save(samples))
     print_tables(results, console)
     table.write_text(markdown(results))
     written = [samples, table, *write_plots(results, folder)]
@@ -148,6 +177,20 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=_bench_patch)
     _add_common(command, quick="two models, one size each", models=tuple(LIVE_MODELS))
 
+    command = commands.add_parser(
+        "study",
+        help="operations, time and memory of backbones by resolution",
+        description="Compares PVT-Small with and without its pyramid and its spatial reduction, a "
+        "ViT and a ResNet-50. What would take too long is counted alone. Takes three minutes on "
+        "two cores.",
+    )
+    command.set_defaults(run=_study)
+    _add_inputs(command)
+    command.add_argument("--dtype", choices=DTYPES, default="fp32")
+    command.add_argument(
+        "--sizes", nargs="+", type=arguments.typed(parse_size), default=study.SIZES, metavar="HxW"
+    )
+
     command = commands.add_parser("plot", help="draw the plots of a results.json again")
     command.set_defaults(run=_plot)
     command.add_argument("results", type=Path, metavar="RESULTS.json")
@@ -155,11 +198,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _add_common(command: argparse.ArgumentParser, quick: str, models: tuple[str, ...]) -> None:
     command.add_argument("--quick", action="store_true", help=quick)
-    command.add_argument(
-        "--device", type=arguments.device, default=arguments.default_device(), metavar="cpu|cuda"
-    )
     command.add_argument("--dtype", nargs="+", choices=DTYPES, type=str)
     command.add_argument("--sizes", nargs="+", type=arguments.typed(parse_size), metavar="HxW")
     command.add_argument("--models", nargs="+", choices=models)
+    _add_inputs(command)
+
+
+def _add_inputs(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device", type=arguments.device, default=arguments.default_device(), metavar="cpu|cuda"
+    )
     command.add_argument("--batch", type=arguments.whole(1), default=1, metavar="N")
     command.add_argument("--output", type=Path, metavar="DIR", help=f"else in {RESULTS_FOLDER}")

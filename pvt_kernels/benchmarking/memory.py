@@ -111,6 +111,18 @@ def in_fresh_process(function: Callable[..., Peak], *arguments: object) -> Peak:
     return answer
 
 
+def growth(call: Callable[[], object], device: torch.device) -> Peak:
+    """Run once more, and see how far the peak of memory rises: on a CPU this process's."""
+    if device.type != "cuda":
+        return resident_growth(call)
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    duration = seconds(call, device)
+    return Peak(torch.cuda.max_memory_allocated(device) - before, duration)
+
+
 def resident_growth(call: Callable[[], object]) -> Peak:
     """Run once, and see how far the peak of this process's resident memory rises."""
     gc.collect()
@@ -195,9 +207,4 @@ def _peak_on_gpu(case: Case, contender: Contender) -> Peak:
     with contender.context():
         step(module, work.inputs)
         work.clear(module)
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        duration = seconds(lambda: step(module, work.inputs), device)
-        return Peak(torch.cuda.max_memory_allocated(device) - before, duration)
+        return growth(lambda: step(module, work.inputs), device)

@@ -1,4 +1,4 @@
-"""Results as pictures: time by stage, memory by resolution, backbones."""
+"""Results as pictures: time by stage, memory by resolution, backbones, what they cost by size."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pvt_kernels.benchmarking.cases import (
     LAYER,
     MEMORY,
     PATCHED,
+    SCALE,
     TRAINING,
     Case,
 )
@@ -36,6 +37,8 @@ COLOURS = {
     NAIVE_MHA.name: "#9aa0a6",
     **dict(zip(PEER_NAMES, ("#e69f00", "#56b4e9", "#cc79a7"), strict=True)),
     **dict(zip(UNPATCHED_NAMES, ("#e69f00", "#56b4e9"), strict=True)),
+    "ViT-Small/16 (timm)": "#cc79a7",
+    "ResNet-50 (timm)": "#e69f00",
 }
 # this package's backends, in the order they appear
 PACKAGE_COLOURS = ("#009e73", "#0b5d43", "#5ec9a5", "#00332a")
@@ -45,7 +48,7 @@ LOG_SCALE_FROM = 8
 
 
 def write_plots(results: Results, folder: Path) -> list[Path]:
-    """Write stages-, memory-, backbones- and patched-*.png for what was measured.
+    """Write stages-, memory-, backbones-, patched- and scale-*.png for what was measured.
 
     Returns:
         The files written.
@@ -59,17 +62,13 @@ def write_plots(results: Results, folder: Path) -> list[Path]:
         for (dtype, size), group in groups.items():
             figure = _bar_figure(group, results.environment["device"])
             written.append(_save(figure, folder / f"{stem}-{format_size(size)}-{dtype}.png"))
-    patched: dict[str, list[Measurement]] = {}
-    for m in results.of(PATCHED):
-        patched.setdefault(m.case.dtype, []).append(m)
-    for dtype, group in patched.items():
-        figure = _bar_figure(group, results.environment["device"], memory=True)
-        written.append(_save(figure, folder / f"patched-{dtype}.png"))
-    sweeps: dict[str, list[Measurement]] = {}
-    for m in results.of(MEMORY):
-        sweeps.setdefault(m.case.dtype, []).append(m)
-    for dtype, group in sweeps.items():
-        written.append(_save(_memory_figure(group, results), folder / f"memory-{dtype}.png"))
+    figures = {MEMORY: _memory_figure, PATCHED: _patched_figure, SCALE: _scale_figure}
+    for kind, figure_of in figures.items():
+        sweeps: dict[str, list[Measurement]] = {}
+        for m in results.of(kind):
+            sweeps.setdefault(m.case.dtype, []).append(m)
+        for dtype, group in sweeps.items():
+            written.append(_save(figure_of(group, results), folder / f"{kind}-{dtype}.png"))
     return written
 
 
@@ -211,6 +210,47 @@ def _memory_figure(measurements: list[Measurement], results: Results) -> Figure:
     title = f"Peak memory of stage 1's layer, {case.mode}"
     figure.suptitle(
         f"{title}\n{results.environment['device']}, {case.dtype}, batch {case.batch}", fontsize=11
+    )
+    return figure
+
+
+def _patched_figure(measurements: list[Measurement], results: Results) -> Figure:
+    return _bar_figure(measurements, results.environment["device"], memory=True)
+
+
+def _scale_figure(measurements: list[Measurement], results: Results) -> Figure:
+    """Operations, time and peak memory over the side of the images."""
+    figure, axes = require("matplotlib.pyplot").subplots(
+        1, 3, figsize=(13.2, 4.8), layout="constrained"
+    )
+    panels = {
+        "10⁹ multiply-adds": lambda m: m.flops / 2e9,
+        "ms, median": lambda m: m.median * 1e3 if m.samples else None,
+        "MB beyond weights and input, peak": lambda m: m.peak_bytes / 1e6 if m.peak_bytes else None,
+    }
+    cases = by_case(measurements)
+    ticks = [_pixels(case) ** 0.5 for case in cases]
+    colours = _colours(measurements)
+    for axis, (label, value) in zip(axes, panels.items(), strict=True):
+        for name, colour in colours.items():
+            points = [
+                (_pixels(m.case) ** 0.5, value(m))
+                for m in measurements
+                if m.contender == name and value(m) is not None
+            ]
+            if points:
+                axis.plot(*zip(*points, strict=True), "o-", color=colour, label=name)
+        axis.set_yscale("log")
+        axis.set_ylabel(f"{label} (log scale)")
+        axis.set_xticks(ticks, [format_size(case.size) for case in cases], rotation=35, ha="right")
+        axis.grid(axis="y", alpha=0.3)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=9)
+    case = measurements[0].case
+    figure.suptitle(
+        f"Backbones by resolution, {case.mode}\n"
+        f"{results.environment['device']}, {case.dtype}, batch {case.batch}",
+        fontsize=11,
     )
     return figure
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pvt_kernels.benchmarking.cases import BACKBONE, CORE, LAYER, MEMORY, PATCHED
+from pvt_kernels.benchmarking.cases import BACKBONE, CORE, LAYER, MEMORY, PATCHED, SCALE
 from pvt_kernels.benchmarking.contenders import UNPATCHED_NAMES
 from pvt_kernels.benchmarking.results import (
     OK,
@@ -41,6 +41,15 @@ PATCHED_COLUMNS = (
     "times as fast",
     "peak MB: unpatched / patched",
 )
+SCALE_COLUMNS = (
+    "size",
+    "contender",
+    "G multiply-adds",
+    "median ms [quartiles]",
+    "GFLOP/s",
+    "peak MB",
+    "note",
+)
 WIDTH = 160
 HEADINGS = {
     CORE: "Attention alone, as in PVT's layers",
@@ -59,6 +68,8 @@ NOTES = {
     "Peak: growth of memory beyond weights and input. Error: against the unpatched model in fp64, "
     "with GELU for ReLU, whose gradient jumps.",
     MEMORY: "Peak growth of memory beyond weights and input, in MB, of the first layer.",
+    SCALE: "Without classifiers, on a photo. Multiply-adds: of convolutions and matrix products, "
+    "counted from shapes. Peak: growth of memory beyond weights and input.",
 }
 
 
@@ -96,6 +107,12 @@ def tables(results: Results) -> list[Table]:
     ).items():
         title = f"Peak memory of stage 1's layer, {mode}, {dtype}, batch {batch}, {device}"
         made.append(_memory_table(title, group))
+    for (mode, dtype, batch), group in _grouped(
+        results.of(SCALE), lambda c: (c.mode, c.dtype, c.batch)
+    ).items():
+        title = f"Backbones by resolution, {mode}, {dtype}, batch {batch}, {device}"
+        rows = [row for case in by_case(group).values() for row in _scale_rows(case)]
+        made.append(Table(title, SCALE_COLUMNS, rows, NOTES[SCALE]))
     return made
 
 
@@ -153,20 +170,38 @@ def _timed_rows(group: list[Measurement]) -> Iterable[tuple[str, ...]]:
             yield (subject, m.contender, *empty, outcome(m))
             continue
         ratio = ratio_to_best_peer(m, group)
-        low, high = m.spread
         name, error, _ = m.worst_error
         rounds = f"{len(m.samples)} rounds" if len(m.samples) < 5 else ""
         yield (
             subject,
             m.contender,
-            f"{m.median * 1e3:.1f} [{low * 1e3:.1f}, {high * 1e3:.1f}]",
+            _time(m),
             f"{m.throughput:.2f}",
             f"{m.gflops:.0f}" if m.gflops else "",
             f"{ratio:.2f}" if ratio else "",
-            f"{m.peak_bytes / 1e6:.0f}" if m.peak_bytes is not None else "",
+            _peak(m),
             f"{error:.1e} ({name})",
             "; ".join(filter(None, (rounds, m.note))),
         )
+
+
+def _scale_rows(group: list[Measurement]) -> Iterable[tuple[str, ...]]:
+    for index, m in enumerate(group):
+        size = format_size(m.case.size) if index == 0 else ""
+        cost = f"{m.flops / 2e9:.1f}"
+        if m.status != OK:
+            yield (size, m.contender, cost, "", "", "", outcome(m))
+        else:
+            yield (size, m.contender, cost, _time(m), f"{m.gflops:.0f}", _peak(m), m.note or "")
+
+
+def _time(m: Measurement) -> str:
+    low, high = m.spread
+    return f"{m.median * 1e3:.1f} [{low * 1e3:.1f}, {high * 1e3:.1f}]"
+
+
+def _peak(m: Measurement) -> str:
+    return f"{m.peak_bytes / 1e6:.0f}" if m.peak_bytes is not None else ""
 
 
 def outcome(measurement: Measurement) -> str:

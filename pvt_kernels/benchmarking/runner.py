@@ -61,7 +61,7 @@ def run_case(
     """
     device = torch.device(case.device)
     field = field_of(case) if field is None else field
-    with _full_precision(device):
+    with full_precision(device):
         work = workload(case, real_input=case.kind != MEMORY)
         measurements = {
             c.name: Measurement(case, c.name, flops=work.flops(c), note=c.note) for c in field
@@ -115,7 +115,7 @@ def _check_and_time(
                 measurement.note = note or measurement.note
                 actual = work.results(module, inputs)
         except Exception as error:
-            measurement.end(FAILED, _one_line(error))
+            measurement.end(FAILED, one_line(error))
             continue
         group = NAIVE if contender.kind == NAIVE else EAGER
         if group not in oracles:
@@ -164,9 +164,9 @@ def _measure_memory(measurement: Measurement, contender: Contender) -> None:
         peak = memory.peak(measurement.case, contender)
     except RuntimeError as error:
         if measurement.case.kind == MEMORY:
-            measurement.end(FAILED, _one_line(error))
+            measurement.end(FAILED, one_line(error))
         else:
-            measurement.note = f"memory not measured: {_one_line(error)}"
+            measurement.note = f"memory not measured: {one_line(error)}"
         return
     measurement.peak_bytes = peak.bytes
     if measurement.case.kind == MEMORY:
@@ -174,7 +174,7 @@ def _measure_memory(measurement: Measurement, contender: Contender) -> None:
 
 
 @contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> Iterator[None]:
     """fp32 means fp32: cuDNN would take TF32 for the convolution."""
     tf32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with tf32 if device.type == "cuda" else nullcontext():
@@ -188,7 +188,7 @@ def _release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """The exception's type, if its text does not begin with one, and the first line of its text."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
