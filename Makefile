@@ -6,6 +6,8 @@ installed := .venv/installed
 old_transformers := build/transformers-4
 # torch 2.9's; torch brings a newer one
 old_triton := build/triton-3.5
+# the oldest that the CUDA kernels compile with; its files have the names of those of CUDA 12
+old_cuda := .venv/cuda-11.8
 cpp_files := $(shell find csrc python tests/csrc tests/simt -name '*.h' -o -name '*.cpp' \
 	-o -name '*.cu' -o -name '*.cuh')
 build_files := setup.py CMakeLists.txt $(shell find csrc python -type f)
@@ -15,7 +17,7 @@ help:  ## list the targets
 
 venv: $(installed)  ## make .venv, with the package installed in place, or bring it up to date
 
-test: $(installed)  ## run the tests, in a process a core
+test: $(installed) $(old_cuda)/installed  ## run the tests, in a process a core
 	$(python) -m pytest tests --numprocesses logical --dist loadfile
 
 test-systems: $(installed)  ## train each system on generated data until it has learned
@@ -38,9 +40,9 @@ sanitize: $(installed)  ## run the CPU kernels on random shapes under ASan and U
 	.venv/bin/cmake --build build/sanitize
 	build/sanitize/fuzz_cpu
 
-cubins: $(installed)  ## print registers, shared memory and occupancy of the CUDA kernels
+cubins: $(installed)  ## tabulate registers, shared memory and occupancy of the CUDA kernels
 	$(python) -m pytest tests/simt/test_compile_matrix.py
-	cat build/compile_matrix.md
+	cp build/compile_matrix.md benchmarks/results/cuda-kernels.md
 
 bench: $(installed)  ## run the benchmark's quick form
 	$(python) -m pvt_kernels bench --quick
@@ -79,6 +81,12 @@ $(old_transformers)/installed: $(installed)
 
 $(old_triton)/installed: $(installed)
 	$(python) -m pip install --no-deps --upgrade --target $(old_triton) 'triton==3.5.*'
+	touch $@
+
+$(old_cuda)/installed: $(installed)
+	$(python) -m pip install --no-deps --upgrade --target $(old_cuda) \
+		nvidia-cuda-nvrtc-cu11==11.8.89 nvidia-cuda-runtime-cu11==11.8.89 \
+		nvidia-cuda-nvcc-cu11==11.8.89
 	touch $@
 
 .PHONY: help venv test test-systems test-old-transformers aot sanitize cubins bench bench-full \

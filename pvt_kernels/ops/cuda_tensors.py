@@ -19,6 +19,12 @@ def aligned(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
+def contiguous(tensor: Tensor) -> Tensor:
+    """The tensor itself where it is contiguous from a multiple of 16 bytes on, else a copy."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
+
 def device_and_stream(tensor: Tensor) -> tuple[int, int]:
     """The tensor's device and the address of the stream that PyTorch works on there."""
     return tensor.device.index, torch.cuda.current_stream(tensor.device).cuda_stream

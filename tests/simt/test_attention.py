@@ -116,6 +116,16 @@ def test_inputs_of_any_strides_and_addresses(device, dtype):
     assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
 
 
+def test_saved_tensors_at_any_address(device):
+    q, k, v = random_inputs(1, 12, 6, 2, 8)
+    o, lse = device.run(f"{CUDA}.forward", q, k, v, 0.3)
+    odd = torch.cat((torch.zeros(1), lse.flatten()))[1:].view(lse.shape)
+    arguments = torch.ones_like(o), q, k, v, o
+    expected = device.run(f"{CUDA}.backward", *arguments, lse, 0.3)
+    actual = device.run(f"{CUDA}.backward", *arguments, odd, 0.3)
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+
+
 def test_scores_of_ten_thousand_stay_finite(device):
     q, k, v = random_inputs(1, 16, 9, 2, 16)
     outputs = with_gradients(on(device, 1e4), (q, k, v), torch.randn(1, 16, 2, 16))

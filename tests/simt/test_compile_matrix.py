@@ -127,6 +127,11 @@ def by_nvcc(arch: int) -> list[Compiled]:
 @pytest.fixture(scope="module")
 def table():
     rows = [
+        f"# CUDA kernels as compiled by nvcc {_C.build_info()['cuda']}, for sm_70 by NVRTC 12.9",
+        "",
+        "Registers of a thread; dynamic shared memory (bytes) and threads of a block; blocks that",
+        "a multiprocessor holds.",
+        "",
         "| arch | kernel | atom | head dim | registers | shared memory | threads | blocks |",
         "|---|---|---|---|---|---|---|---|",
     ]

@@ -100,6 +100,20 @@ def test_inputs_of_any_strides_and_addresses(device):
         assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_saved_tensors_at_any_address(device, dtype):
+    x, weight, *vectors = random_inputs(2, 6, 8, 16, 2, dtype)
+    dy, *saved = device.run(f"{CUDA}.forward", x, 6, 8, weight, *vectors, 1e-5)
+
+    def gradients(dy, weight, norm_weight, *saved):
+        return device.run(f"{CUDA}.backward", dy, x, 6, 8, weight, norm_weight, *saved)
+
+    arguments = dy, weight, vectors[1], *saved
+    odd = (torch.cat((t.new_zeros(1), t.flatten()))[1:].view(t.shape) for t in arguments)
+    for actual, expected in zip(gradients(*odd), gradients(*arguments), strict=True):
+        assert torch.equal(actual, expected)
+
+
 def test_an_empty_batch_gives_empty_results_and_zeros(device):
     inputs = random_inputs(0, 6, 8, 16, 2)
     y, dx, *dparameters = with_gradients(at_size(on(device), 6, 8), inputs, torch.empty(0, 12, 16))
