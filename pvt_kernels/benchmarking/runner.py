@@ -28,7 +28,10 @@ def field_of(case: Case) -> list[Contender]:
     """All contenders of a case."""
     if case.kind == PATCHED:
         return LIVE_MODELS[case.subject].contenders()
-    field = contenders(torch.device(case.device), case.torch_dtype)
+    return _taking_part(case, contenders(torch.device(case.device), case.torch_dtype))
+
+
+def _taking_part(case: Case, field: list[Contender]) -> list[Contender]:
     # of the attention alone the naive form is the layer's
     return [c for c in field if c.kind != NAIVE or case.kind != CORE]
 
@@ -60,7 +63,7 @@ def run_case(
         field: the contenders; all that there are for the case if None.
     """
     device = torch.device(case.device)
-    field = field_of(case) if field is None else field
+    field = field_of(case) if field is None else _taking_part(case, field)
     with full_precision(device):
         work = workload(case, real_input=case.kind != MEMORY)
         measurements = {
