@@ -45,7 +45,12 @@ SHARED_MEMORY = {70: 96 * 1024, 75: 64 * 1024, 80: 163 * 1024}
 
 
 def build() -> Path:
-    """Compiles simt_cuda, incrementally, and returns its folder; skips where it can't."""
+    """Compiles simt_cuda, incrementally, and returns its folder; skips where it can't.
+
+    Processes that run tests side by side compile one after the other.
+    """
+    import fcntl  # which Windows lacks
+
     cmake = pytest.importorskip("cmake", reason="cmake is not installed here: pip install cmake")
     pybind11 = pytest.importorskip("pybind11", reason="pybind11 is not installed here")
     ninja = shutil.which(
@@ -60,9 +65,12 @@ def build() -> Path:
         f"-DPython_EXECUTABLE={sys.executable}",
         f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
     ]
-    for command in (configure, [program, "--build", BUILD]):
-        run = subprocess.run(command, capture_output=True, text=True)
-        assert run.returncode == 0, run.stdout + run.stderr
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for command in (configure, [program, "--build", BUILD]):
+            run = subprocess.run(command, capture_output=True, text=True)
+            assert run.returncode == 0, run.stdout + run.stderr
     return BUILD
 
 
