@@ -76,7 +76,7 @@ $(installed): pyproject.toml $(build_files)
 $(old_transformers)/installed: $(installed)
 	$(python) -m pip install --no-deps --upgrade --target $(old_transformers) \
 		'transformers==4.57.*' 'huggingface-hub<1' 'tokenizers<=0.23.0' \
-		requests urllib3 idna certifi charset-normalizer
+		'kernels==0.10.*' tomlkit requests urllib3 idna certifi charset-normalizer
 	touch $@
 
 $(old_triton)/installed: $(installed)
