@@ -21,10 +21,9 @@ def check_shape(op: str, name: str, tensor: Tensor, form: str, shape: tuple[int,
     if isinstance(tensor, Tensor) and tensor.shape == shape:
         return
     check_rank(op, name, tensor, form)
-    if tensor.shape != shape:
-        raise ValueError(
-            f"{op}: {name} must have the shape {form} = {shape}, got {tuple(tensor.shape)}"
-        )
+    raise ValueError(
+        f"{op}: {name} must have the shape {form} = {shape}, got {tuple(tensor.shape)}"
+    )
 
 
 def check_dtype(op: str, name: str, tensor: Tensor, accepted: tuple[torch.dtype, ...]) -> None:
