@@ -61,14 +61,15 @@ void load_queries(const Heads& t, const AttentionSizes& s, std::int64_t unit, st
 
 template <class T>
 void backward(const AttentionSizes& s, const Heads& d_o, const Heads& q, const Heads& k,
-              const Heads& v, const Heads& o, const float* lse, void* dq, void* dk, void* dv,
-              void* workspace) {
+              const Heads& v, const float* key_bias, const Heads& o, const float* lse, void* dq,
+              void* dk, void* dv, float* dkey_bias, void* workspace) {
   using A = typename ArithmeticFor<T>::type;
   const BackwardScratch<A> shared(s, workspace);
   const Tiles tiles(s.batch * s.heads, s.queries, s.threads);
   const std::int64_t channels = s.heads * s.head_dim;
-  const Heads to_dk{dk, s.keys * channels, channels, s.head_dim};
-  const Heads to_dv{dv, s.keys * channels, channels, s.head_dim};
+  const KeyGradientsTo to{{dk, s.keys * channels, channels, s.head_dim},
+                          {dv, s.keys * channels, channels, s.head_dim},
+                          dkey_bias};
   const auto scratch_of = [&](int thread) {
     Scratch own(workspace, shared.shared_bytes + thread * shared.thread_bytes);
     return typename BackwardScratch<A>::Thread(s, own);
@@ -84,16 +85,15 @@ void backward(const AttentionSizes& s, const Heads& d_o, const Heads& q, const H
       pack_by_key<A, T>(shared.v, v, s, unit, first, count);
       pack_by_channel<A, T>(shared.k_by_channel, k, s, unit, first, count);
     });
-    sum_over_tiles<T>(s, tiles, thread, threads, w.sums, to_dk, to_dv,
-                      [&](auto unit, auto tile, float* dk_sums, float* dv_sums) {
+    sum_over_tiles<T>(s, tiles, thread, threads, w.sums, to,
+                      [&](auto unit, auto tile, const KeyGradients& sums) {
                         const std::int64_t first = tiles.first(tile), count = tiles.count(tile);
                         load_queries<A, T>(q, s, unit, first, count, w.tile.q, w.tile.q_rows);
                         load_queries<A, T>(d_o, s, unit, first, count, w.tile.d_o, w.tile.d_o_rows);
                         sum_products<T>(d_o, o, s, unit, first, count, w.tile.delta);
-                        std::copy_n(lse + unit * s.queries + first, count, w.tile.lse);
-                        std::fill(w.tile.lse + count, w.tile.lse + round_up(count, kLanes), 0.0f);
-                        differentiate<A>(s, shared.k, shared.v, shared.k_by_channel, unit, count,
-                                         dk_sums, dv_sums, w.tile);
+                        load_lse(lse + unit * s.queries + first, count, w.tile.lse);
+                        differentiate<A>(s, shared.k, shared.v, key_biases_of(key_bias, s, unit),
+                                         shared.k_by_channel, unit, count, sums, w.tile);
                         auto* rows = static_cast<typename T::Storage*>(dq) +
                                      (unit / s.heads * s.queries + first) * channels +
                                      unit % s.heads * s.head_dim;
@@ -101,8 +101,7 @@ void backward(const AttentionSizes& s, const Heads& d_o, const Heads& q, const H
                                          [&](auto i) { return rows + i * channels; });
                       });
   }
-  add_shared_sums<T>(s, tiles, team, to_dk, to_dv,
-                     [&](int thread) { return scratch_of(thread).sums; });
+  add_shared_sums<T>(s, tiles, team, to, [&](int thread) { return scratch_of(thread).sums; });
 }
 
 }  // namespace
@@ -118,10 +117,12 @@ std::size_t attention_backward_workspace(const AttentionSizes& sizes) {
   return bytes;
 }
 
-void attention_backward(const AttentionSizes& sizes, Heads d_o, Heads q, Heads k, Heads v, Heads o,
-                        const float* lse, void* dq, void* dk, void* dv, void* workspace) {
+void attention_backward(const AttentionSizes& sizes, Heads d_o, Heads q, Heads k, Heads v,
+                        const float* key_bias, Heads o, const float* lse, void* dq, void* dk,
+                        void* dv, float* dkey_bias, void* workspace) {
   with_dtype(sizes.dtype, [&](auto type) {
-    backward<decltype(type)>(sizes, d_o, q, k, v, o, lse, dq, dk, dv, workspace);
+    backward<decltype(type)>(sizes, d_o, q, k, v, key_bias, o, lse, dq, dk, dv, dkey_bias,
+                             workspace);
   });
 }
 

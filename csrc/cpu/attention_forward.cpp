@@ -35,8 +35,8 @@ struct ForwardScratch {
 };
 
 template <class T>
-void forward(const AttentionSizes& s, const Heads& q, const Heads& k, const Heads& v, void* o,
-             float* lse, void* workspace) {
+void forward(const AttentionSizes& s, const Heads& q, const Heads& k, const Heads& v,
+             const Biases& biases, void* o, void* result, float* lse, void* workspace) {
   using A = typename ArithmeticFor<T>::type;
   const ForwardScratch<A> shared(s, workspace);
   const Tiles tiles(s.batch * s.heads, s.queries, s.threads);
@@ -55,12 +55,17 @@ void forward(const AttentionSizes& s, const Heads& q, const Heads& k, const Head
       const std::int64_t batch = unit / s.heads, head = unit % s.heads, count = tiles.count(tile);
       load_columns<A, T>(head_row<T>(q, batch, head, first), q.token_stride, count, s.head_dim,
                          w.q);
-      attend<A>(s, shared.k, shared.v, unit, w.q, count, w.out, lse + unit * s.queries + first,
-                w.tile);
-      auto* rows = static_cast<typename T::Storage*>(o) +
-                   ((batch * s.queries + first) * s.heads + head) * s.head_dim;
-      store_columns<T>(w.out, count, s.head_dim, 1.0f,
-                       [&](auto i) { return rows + i * s.heads * s.head_dim; });
+      attend<A>(s, shared.k, shared.v, key_biases_of(biases.keys, s, unit), unit, w.q, count, w.out,
+                lse + unit * s.queries + first, w.tile);
+      const std::int64_t row = ((batch * s.queries + first) * s.heads + head) * s.head_dim;
+      for (void* to : {o, result}) {
+        if (to == nullptr) continue;
+        if (to == result && biases.result != nullptr)
+          add_to_rows(w.out, s.head_dim, biases.result + head * s.head_dim);
+        auto* rows = static_cast<typename T::Storage*>(to) + row;
+        store_columns<T>(w.out, count, s.head_dim, 1.0f,
+                         [&](auto i) { return rows + i * s.heads * s.head_dim; });
+      }
     }
   }
 }
@@ -78,10 +83,11 @@ std::size_t attention_forward_workspace(const AttentionSizes& sizes) {
   return bytes;
 }
 
-void attention_forward(const AttentionSizes& sizes, Heads q, Heads k, Heads v, void* o, float* lse,
-                       void* workspace) {
-  with_dtype(sizes.dtype,
-             [&](auto type) { forward<decltype(type)>(sizes, q, k, v, o, lse, workspace); });
+void attention_forward(const AttentionSizes& sizes, Heads q, Heads k, Heads v, Biases biases,
+                       void* o, void* result, float* lse, void* workspace) {
+  with_dtype(sizes.dtype, [&](auto type) {
+    forward<decltype(type)>(sizes, q, k, v, biases, o, result, lse, workspace);
+  });
 }
 
 }  // namespace PVT_KERNELS_CODE_PATH

@@ -73,6 +73,19 @@ void for_each_key_block(const AttentionSizes& s, F f) {
   }
 }
 
+// One head's of (B, heads, M), or null.
+inline const float* key_biases_of(const float* biases, const AttentionSizes& s, std::int64_t unit) {
+  return biases == nullptr ? nullptr : biases + unit * s.keys;
+}
+
+// scores[keys][kColumns] = K q + bias, over the channels.
+template <class A>
+void score(const ByRows<A>& k, std::int64_t keys, const float* bias, const typename A::Unit* q,
+           std::int64_t columns, float* scores) {
+  if (bias != nullptr) fill_rows(scores, keys, bias);
+  multiply_chains(k, keys, q, kColumns, columns, scores, kColumns, bias != nullptr);
+}
+
 template <class A>
 struct ForwardTile {
   float *scores, *maximum, *total, *rescale;
@@ -121,20 +134,20 @@ void softmax(ForwardTile<A>& w, std::int64_t keys, std::int64_t columns, float f
   }
 }
 
-// out[head_dim][kColumns] = softmax(q K^T * scale) V for the queries q[units][kColumns]; their
-// log-sum-exp to lse[count].
+// out[head_dim][kColumns] = softmax((q K^T + key_bias) * scale) V for the queries
+// q[units][kColumns]; their log-sum-exp to lse[count]. `key_bias` may be null.
 template <class A>
-void attend(const AttentionSizes& s, const Packed<A>& k, const Packed<A>& v, std::int64_t unit,
-            const typename A::Unit* q, std::int64_t count, float* out, float* lse,
-            ForwardTile<A>& w) {
+void attend(const AttentionSizes& s, const Packed<A>& k, const Packed<A>& v, const float* key_bias,
+            std::int64_t unit, const typename A::Unit* q, std::int64_t count, float* out,
+            float* lse, ForwardTile<A>& w) {
   std::fill(w.maximum, w.maximum + kColumns, -std::numeric_limits<float>::infinity());
   std::fill(w.total, w.total + kColumns, 0.0f);
   fill_rows(out, s.head_dim, nullptr);
   const auto* p = reinterpret_cast<const typename A::Unit*>(w.scores);
   for (std::int64_t key = 0; key < s.keys; key += kKeys) {
     const std::int64_t keys = std::min(kKeys, s.keys - key);
-    multiply_chains(ByRows<A>{k.at(unit, key), k.stride, k.stride}, keys, q, kColumns, count,
-                    w.scores, kColumns);
+    score(ByRows<A>{k.at(unit, key), k.stride, k.stride}, keys,
+          key_bias == nullptr ? nullptr : key_bias + key, q, count, w.scores);
     if (s.scale < 0)
       softmax<A, min>(w, keys, count, s.scale * kLog2e);
     else
@@ -179,11 +192,20 @@ struct BackwardTile {
   }
 };
 
+// lse[count] to the tile's, up to a whole vector.
+inline void load_lse(const float* lse, std::int64_t count, float* tile) {
+  // of columns without a query, so that no probability comes of the keys' biases
+  constexpr float kNone = 1e30f;
+  std::copy_n(lse, count, tile);
+  std::fill(tile + count, tile + round_up(count, kLanes), kNone);
+}
+
 // P = exp(S * scale - lse) over the scores S, and dS = P * (dP - delta) over dP; adds each column
-// of P to its total.
+// of P to its total, and each row of dS, a lane for each, to dkey_bias[keys][kLanes] if it is not
+// null.
 template <class A>
 void differentiate_softmax(BackwardTile<A>& w, std::int64_t keys, std::int64_t columns,
-                           float factor) {
+                           float factor, float* dkey_bias) {
   for (std::int64_t c = 0; c < columns; c += kLanes) {
     // in two parts, for the same reason that the forward rounds it once
     const Vec lse = load(w.lse + c) * kLog2e, delta = load(w.delta + c);
@@ -197,6 +219,10 @@ void differentiate_softmax(BackwardTile<A>& w, std::int64_t keys, std::int64_t c
       totals[key % 2] += probability;
       store(p, probability);
       store(ds, gradient);
+      if (dkey_bias != nullptr) {
+        float* sums = dkey_bias + key * kLanes;
+        store(sums, load(sums) + gradient);
+      }
       return gradient;
     };
     for (std::int64_t key = 0; key < keys; key += 2) {
@@ -209,30 +235,37 @@ void differentiate_softmax(BackwardTile<A>& w, std::int64_t keys, std::int64_t c
   }
 }
 
+// The sums over the queries of one head's dk and dv[keys][padded head_dim] and, unless it is null,
+// dkey_bias[keys][kLanes], whose lanes are to be added. The first and the last leave out the scale.
+struct KeyGradients {
+  float *dk, *dv, *dkey_bias;
+};
+
 // From w's q, do, lse and delta of a tile: dq[head_dim][kColumns], to be multiplied by the scale;
-// dk and dv[keys][padded head_dim], dk to be multiplied by the scale too, are added to. Columns up
-// to a whole vector have q = do = delta = 0: nothing comes of them.
+// adds to the keys' gradients. Columns up to a whole vector have q = do = delta = 0 and the lse of
+// none: nothing comes of them.
 template <class A>
 void differentiate(const AttentionSizes& s, const Packed<A>& k, const Packed<A>& v,
-                   const Packed<A>& k_by_channel, std::int64_t unit, std::int64_t count, float* dk,
-                   float* dv, BackwardTile<A>& w) {
+                   const float* key_bias, const Packed<A>& k_by_channel, std::int64_t unit,
+                   std::int64_t count, const KeyGradients& to, BackwardTile<A>& w) {
   const std::int64_t channels = padded_channels(s.head_dim), d = s.head_dim;
   const std::int64_t columns = round_up(count, kLanes);
   fill_rows(w.dq, d, nullptr);
   std::fill(w.total, w.total + kColumns, 0.0f);
   for (std::int64_t key = 0; key < s.keys; key += kKeys) {
     const std::int64_t keys = std::min(kKeys, s.keys - key);
-    multiply_chains(ByRows<A>{k.at(unit, key), k.stride, k.stride}, keys, w.q, kColumns, columns,
-                    w.p, kColumns);
+    score(ByRows<A>{k.at(unit, key), k.stride, k.stride}, keys,
+          key_bias == nullptr ? nullptr : key_bias + key, w.q, columns, w.p);
     multiply_chains(ByRows<A>{v.at(unit, key), v.stride, v.stride}, keys, w.d_o, kColumns, columns,
                     w.ds, kColumns);
-    differentiate_softmax<A>(w, keys, columns, s.scale * kLog2e);
+    differentiate_softmax<A>(w, keys, columns, s.scale * kLog2e,
+                             to.dkey_bias == nullptr ? nullptr : to.dkey_bias + key * kLanes);
     multiply(ByColumns<A>{k_by_channel.at(unit, key / A::kValues), channels, units_of<A>(keys)}, d,
              w.ds_units, kColumns, columns, Add{w.dq, kColumns});
     multiply(by_rows<A>(w.p, keys, columns), keys, w.d_o_rows, channels, d,
-             Add{dv + key * channels, channels});
+             Add{to.dv + key * channels, channels});
     multiply(by_rows<A>(w.ds, keys, columns), keys, w.q_rows, channels, d,
-             Add{dk + key * channels, channels});
+             Add{to.dk + key * channels, channels});
   }
   // the total is 1 but for the rounding of lse, which is not to scale all of dq
   for (std::int64_t c = 0; c < columns; c += kLanes) {

@@ -10,11 +10,11 @@
   namespace pvt_kernels::cpu::path {                                                               \
   std::size_t attention_forward_workspace(const AttentionSizes& sizes);                            \
   std::size_t attention_backward_workspace(const AttentionSizes& sizes);                           \
-  void attention_forward(const AttentionSizes& sizes, Heads q, Heads k, Heads v, void* o,          \
-                         float* lse, void* workspace);                                             \
+  void attention_forward(const AttentionSizes& sizes, Heads q, Heads k, Heads v, Biases biases,    \
+                         void* o, void* result, float* lse, void* workspace);                      \
   void attention_backward(const AttentionSizes& sizes, Heads d_o, Heads q, Heads k, Heads v,       \
-                          Heads o, const float* lse, void* dq, void* dk, void* dv,                 \
-                          void* workspace);                                                        \
+                          const float* key_bias, Heads o, const float* lse, void* dq, void* dk,    \
+                          void* dv, float* dkey_bias, void* workspace);                            \
   std::size_t spatial_reduction_forward_workspace(const SpatialReductionSizes& sizes);             \
   std::size_t spatial_reduction_backward_workspace(const SpatialReductionSizes& sizes);            \
   void spatial_reduction_forward(const SpatialReductionSizes& sizes, Tokens x, const void* weight, \

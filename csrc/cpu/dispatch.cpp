@@ -90,14 +90,16 @@ std::size_t attention_backward_workspace(const AttentionSizes& sizes) {
   return code_path().attention_backward_workspace(sizes);
 }
 
-void attention_forward(const AttentionSizes& sizes, Heads q, Heads k, Heads v, void* o, float* lse,
-                       void* workspace) {
-  code_path().attention_forward(sizes, q, k, v, o, lse, workspace);
+void attention_forward(const AttentionSizes& sizes, Heads q, Heads k, Heads v, Biases biases,
+                       void* o, void* result, float* lse, void* workspace) {
+  code_path().attention_forward(sizes, q, k, v, biases, o, result, lse, workspace);
 }
 
-void attention_backward(const AttentionSizes& sizes, Heads d_o, Heads q, Heads k, Heads v, Heads o,
-                        const float* lse, void* dq, void* dk, void* dv, void* workspace) {
-  code_path().attention_backward(sizes, d_o, q, k, v, o, lse, dq, dk, dv, workspace);
+void attention_backward(const AttentionSizes& sizes, Heads d_o, Heads q, Heads k, Heads v,
+                        const float* key_bias, Heads o, const float* lse, void* dq, void* dk,
+                        void* dv, float* dkey_bias, void* workspace) {
+  code_path().attention_backward(sizes, d_o, q, k, v, key_bias, o, lse, dq, dk, dv, dkey_bias,
+                                 workspace);
 }
 
 std::size_t spatial_reduction_forward_workspace(const SpatialReductionSizes& sizes) {

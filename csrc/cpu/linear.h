@@ -13,6 +13,11 @@ const typename T::Storage* token_row(const Tokens& t, std::int64_t batch, std::i
          token * t.token_stride;
 }
 
+// Whether there is not even a whole tile of tokens for each thread.
+inline bool few_tokens(const AttentionSizes& s) {
+  return s.batch * ((s.queries + kLanes - 1) / kLanes) < s.threads * (kColumns / kLanes);
+}
+
 // A weight (out, in) as a left factor over `in`: itself, if its rows are units as they are stored,
 // else a copy in fp32.
 template <class A, class T>
@@ -66,6 +71,7 @@ class ColumnWeight {
   }
 
   std::int64_t strips() const { return (in_ + width_ - 1) / width_; }
+  std::int64_t first_column(std::int64_t strip) const { return strip * width_; }
   std::int64_t columns(std::int64_t strip) const { return std::min(width_, in_ - strip * width_); }
 
   // By the threads of the enclosing region.

@@ -18,19 +18,27 @@ struct BackwardScratch {
   RowWeight<A, T> q_weight;
   // the out projection's strips are the heads
   ColumnWeight<A, T> q_columns, kv_columns, out_columns;
-  // (B, M, 2C)
-  typename T::Storage* dkv;
+  // (B, M, 2C), and of few tokens (B, N, C)
+  typename T::Storage *dkv, *dq;
 
   BackwardScratch(const MultiHeadAttention& a, Scratch& shared)
       : k(Packed<A>::by_key(a.sizes, shared)),
         v(Packed<A>::by_key(a.sizes, shared)),
         k_by_channel(Packed<A>::by_channel(a.sizes, shared)),
         q_weight(a.q.weight, a.channels(), a.channels(), shared),
-        q_columns(a.q.weight, a.channels(), a.channels(), kColumns, shared),
-        kv_columns(a.kv.weight, 2 * a.channels(), a.channels(), kColumns, shared),
+        q_columns(a.q.weight, a.channels(), a.channels(), strip_width(a), shared),
+        kv_columns(a.kv.weight, 2 * a.channels(), a.channels(), strip_width(a), shared),
         out_columns(a.out.weight, a.channels(), a.channels(), a.sizes.head_dim, shared),
         dkv(reinterpret_cast<typename T::Storage*>(
-            shared.take(a.sizes.batch * a.sizes.keys * 2 * a.channels()))) {}
+            shared.take(a.sizes.batch * a.sizes.keys * 2 * a.channels()))),
+        dq(reinterpret_cast<typename T::Storage*>(shared.take(
+            few_tokens(a.sizes) ? a.sizes.batch * a.sizes.queries * a.channels() : 0))) {}
+
+  // All channels, or of few tokens, whose tiles all threads share, each thread's.
+  static std::int64_t strip_width(const MultiHeadAttention& a) {
+    const std::int64_t C = a.channels(), threads = a.sizes.threads;
+    return few_tokens(a.sizes) ? round_up((C + threads - 1) / threads, kColumns) : C;
+  }
 
   struct Thread {
     // a tile of x, and of the gradient of what comes out of a layer, as right factors over channels
@@ -87,22 +95,20 @@ void prepare_tile(const MultiHeadAttention& a, const BackwardScratch<A, T>& shar
     store(w.tile.delta + c, (delta[0] + delta[1]) + (delta[2] + delta[3]));
   }
   copy_units<A>(w.d_o, d, columns, w.tile.d_o);
-  std::copy_n(lse, count, w.tile.lse);
-  std::fill(w.tile.lse + count, w.tile.lse + columns, 0.0f);
+  load_lse(lse, count, w.tile.lse);
 }
 
-// The gradient of what goes into a layer, for a tile whose gradient of what comes out begins at
-// `d_out`, to rows from `to` on; the two may be the same rows.
+// A strip of the gradient of what goes into a layer, for a tile whose gradient of what comes out
+// begins at `d_out`, to rows from `to` on; of a single strip, the two may be the same rows.
 template <class A, class T>
-void store_input_gradient(const ColumnWeight<A, T>& weight, std::int64_t out, std::int64_t in,
-                          const typename T::Storage* d_out, std::int64_t d_out_stride,
-                          std::int64_t count, typename T::Storage* to,
-                          typename BackwardScratch<A, T>::Thread& w) {
-  load_columns<A, T>(d_out, d_out_stride, count, out, w.d_out);
-  for (std::int64_t strip = 0; strip < weight.strips(); ++strip)
-    multiply_chains(weight.strip(strip), weight.columns(strip), w.d_out, kColumns, count,
-                    w.d_in + strip * kColumns * kColumns, kColumns);
-  store_columns<T>(w.d_in, count, in, 1.0f, [&](auto i) { return to + i * in; });
+void store_input_gradient(const ColumnWeight<A, T>& weight, std::int64_t strip, std::int64_t out,
+                          std::int64_t in, const typename T::Storage* d_out, std::int64_t count,
+                          typename T::Storage* to, typename BackwardScratch<A, T>::Thread& w) {
+  const std::int64_t columns = weight.columns(strip);
+  load_columns<A, T>(d_out, out, count, out, w.d_out);
+  multiply_chains(weight.strip(strip), columns, w.d_out, kColumns, count, w.d_in, kColumns);
+  to += weight.first_column(strip);
+  store_columns<T>(w.d_in, count, columns, 1.0f, [&](auto i) { return to + i * in; });
 }
 
 template <class T>
@@ -124,9 +130,12 @@ void backward(const MultiHeadAttention& a, const Tokens& dresult, const void* o,
 
   const Heads k{kv, s.keys * 2 * C, 2 * C, d};
   const Heads v{static_cast<const Storage*>(kv) + C, s.keys * 2 * C, 2 * C, d};
-  const Heads to_dk{shared.dkv, s.keys * 2 * C, 2 * C, d};
-  const Heads to_dv{shared.dkv + C, s.keys * 2 * C, 2 * C, d};
+  const KeyGradientsTo to{
+      {shared.dkv, s.keys * 2 * C, 2 * C, d}, {shared.dkv + C, s.keys * 2 * C, 2 * C, d}, nullptr};
+  const bool few = few_tokens(s);
   auto* dx_rows = static_cast<Storage*>(dx);
+  // in the rows of dx, unless several threads share them
+  Storage* dq_rows = few ? shared.dq : dx_rows;
   const auto* o_rows = static_cast<const Storage*>(o);
   const Tiles head_tiles(s.batch * s.heads, s.queries, s.threads);
   int team = 1;
@@ -144,10 +153,9 @@ void backward(const MultiHeadAttention& a, const Tokens& dresult, const void* o,
       pack_by_key<A, T>(shared.v, v, s, unit, first, count);
       pack_by_channel<A, T>(shared.k_by_channel, k, s, unit, first, count);
     });
-    // dq, in the rows of dx
     sum_over_tiles<T>(
-        s, head_tiles, thread, threads, w.key_sums, to_dk, to_dv,
-        [&](auto unit, auto tile, float* dk_sums, float* dv_sums) {
+        s, head_tiles, thread, threads, w.key_sums, to,
+        [&](auto unit, auto tile, const KeyGradients& sums) {
           const std::int64_t batch = unit / s.heads, head = unit % s.heads;
           const std::int64_t first = head_tiles.first(tile), count = head_tiles.count(tile);
           const std::int64_t row = (batch * s.queries + first) * C;
@@ -156,17 +164,19 @@ void backward(const MultiHeadAttention& a, const Tokens& dresult, const void* o,
                              w.d_out);
           prepare_tile<A, T>(a, shared, o_rows + row, lse + unit * s.queries + first, head, count,
                              w);
-          differentiate<A>(s, shared.k, shared.v, shared.k_by_channel, unit, count, dk_sums,
-                           dv_sums, w.tile);
+          differentiate<A>(s, shared.k, shared.v, nullptr, shared.k_by_channel, unit, count, sums,
+                           w.tile);
           store_columns<T>(w.tile.dq, count, d, s.scale,
-                           [&](auto i) { return dx_rows + row + i * C + head * d; });
+                           [&](auto i) { return dq_rows + row + i * C + head * d; });
         });
   }
-  add_shared_sums<T>(s, head_tiles, team, to_dk, to_dv,
+  add_shared_sums<T>(s, head_tiles, team, to,
                      [&](int thread) { return scratch_of(thread).key_sums; });
 
-  const Tiles queries(s.batch, s.queries, s.threads), keys(s.batch, s.keys, s.threads);
-  const Tokens dq_rows{dx, s.queries * C, C};
+  const int sharing = few ? 1 : s.threads;
+  const Tiles queries(s.batch, s.queries, sharing), keys(s.batch, s.keys, sharing);
+  const std::int64_t strips = shared.q_columns.strips();
+  const Tokens dq_tokens{dq_rows, s.queries * C, C};
   const Tokens o_tokens{o, s.queries * C, C};
   const Tokens dkv_rows{shared.dkv, s.keys * 2 * C, 2 * C};
 #pragma omp parallel num_threads(team)
@@ -174,22 +184,25 @@ void backward(const MultiHeadAttention& a, const Tokens& dresult, const void* o,
     for (int part = omp_get_thread_num(); part < s.threads; part += omp_get_num_threads()) {
       Thread w = scratch_of(part);
       linear_gradient<A, T>(w.weight, part, C, s.batch, s.queries, o_tokens, dresult, dout);
-      linear_gradient<A, T>(w.weight, part, C, s.batch, s.queries, a.x, dq_rows, dq);
+      linear_gradient<A, T>(w.weight, part, C, s.batch, s.queries, a.x, dq_tokens, dq);
       linear_gradient<A, T>(w.kv_weight, part, 2 * C, s.batch, s.keys, a.y, dkv_rows, dkv);
     }
     // dq, which all threads read, makes way for dx
 #pragma omp barrier
     Thread w = scratch_of(omp_get_thread_num());
 #pragma omp for schedule(static) nowait
-    for (std::int64_t tile = 0; tile < queries.total; ++tile) {
-      auto* rows = dx_rows + (queries.group(tile) * s.queries + queries.first(tile)) * C;
-      store_input_gradient(shared.q_columns, C, C, rows, C, queries.count(tile), rows, w);
+    for (std::int64_t i = 0; i < queries.total * strips; ++i) {
+      const std::int64_t tile = i / strips;
+      const std::int64_t row = (queries.group(tile) * s.queries + queries.first(tile)) * C;
+      store_input_gradient(shared.q_columns, i % strips, C, C, dq_rows + row, queries.count(tile),
+                           dx_rows + row, w);
     }
 #pragma omp for schedule(static)
-    for (std::int64_t tile = 0; tile < keys.total; ++tile) {
-      const std::int64_t row = keys.group(tile) * s.keys + keys.first(tile);
-      store_input_gradient(shared.kv_columns, 2 * C, C, shared.dkv + row * 2 * C, 2 * C,
-                           keys.count(tile), static_cast<Storage*>(dy) + row * C, w);
+    for (std::int64_t i = 0; i < keys.total * strips; ++i) {
+      const std::int64_t tile = i / strips;
+      const std::int64_t row = (keys.group(tile) * s.keys + keys.first(tile)) * C;
+      store_input_gradient(shared.kv_columns, i % strips, 2 * C, C, shared.dkv + 2 * row,
+                           keys.count(tile), static_cast<Storage*>(dy) + row, w);
     }
   }
 }

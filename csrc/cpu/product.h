@@ -17,6 +17,7 @@ struct Floats {
   using Unit = float;
   static constexpr int kValues = 1;
   static Vec multiply_add(Vec sum, Unit weight, Vec values) { return sum + weight * values; }
+  static Vec multiply_add(Vec sum, Vec weights, Vec values) { return sum + weights * values; }
   static Vec exp2(Vec x) { return cpu::exp2(x); }
   // units of a value from each of two vectors, of which units of one value need no second
   static Vec units(Vec first, Vec) { return first; }
@@ -33,6 +34,10 @@ struct Bf16Pairs {
     std::int32_t bits;
     std::memcpy(&bits, &weight, sizeof bits);
     return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(bits), (__m512bh)values);
+  }
+
+  static Vec multiply_add(Vec sum, Vec weights, Vec values) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)weights, (__m512bh)values);
   }
 
   static Vec exp2(Vec x) { return exp2_for_bf16(x); }
@@ -92,6 +97,7 @@ struct ByRows {
   std::int64_t stride, depth;
 
   const typename A::Unit* at(std::int64_t i, std::int64_t k) const { return data + i * stride + k; }
+  ByRows from_row(std::int64_t row) const { return {at(row, 0), stride, depth}; }
 
   // Rows from `row` on, for the block after the one at hand: a weight whose rows are far apart is
   // nothing that the hardware would fetch ahead.
@@ -110,6 +116,7 @@ struct ByColumns {
   std::int64_t stride, depth;
 
   const typename A::Unit* at(std::int64_t i, std::int64_t k) const { return data + k * stride + i; }
+  ByColumns from_row(std::int64_t row) const { return {at(row, 0), stride, depth}; }
 
   // One block's columns are in the cache lines of its neighbour's.
   void prefetch(std::int64_t, std::int64_t) const {}
@@ -211,11 +218,98 @@ void multiply(const Left& left, std::int64_t rows, const typename Left::Arithmet
   if (vectors == 1) multiply_panel<1>(left, rows, right + column, right_stride, column, finish);
 }
 
-// out = left times right, or out += that with `add`, in chains of kChain units.
+// Where few columns are left beyond whole vectors, a vector over the columns would be nearly empty:
+// 49 tokens, or 50, are three vectors and these. Then the vectors lie over the left factor.
+constexpr std::int64_t kFewColumns = 2;
+constexpr std::int64_t kFewDepth = 1024;
+
+template <class A>
+bool few_columns_pay(const ByRows<A>& left, std::int64_t) {
+  return left.depth % kLanes == 0 && left.depth <= kFewDepth;
+}
+
+template <class A>
+bool few_columns_pay(const ByColumns<A>& left, std::int64_t rows) {
+  return rows % kLanes == 0 && left.depth <= kFewDepth;
+}
+
+// The `count` columns of a product, of which a row's vector `to` begins with: it is written, or
+// added to, as a whole.
+inline void finish_few(const float* sums, std::int64_t count, float* to, bool add) {
+  Vec row = {};
+  for (std::int64_t c = 0; c < count; ++c) row[c] = sums[c];
+  store(to, add ? load(to) + row : row);
+}
+
+template <class A>
+void multiply_few(const ByRows<A>& left, std::int64_t rows, const typename A::Unit* right,
+                  std::int64_t right_stride, std::int64_t count, float* out,
+                  std::int64_t out_stride, bool add) {
+  typename A::Unit columns[kFewColumns][kFewDepth];
+  for (std::int64_t k = 0; k < left.depth; ++k) {
+    for (std::int64_t c = 0; c < count; ++c) columns[c][k] = right[k * right_stride + c];
+  }
+  for (std::int64_t row = 0; row < rows; ++row) {
+    Vec lanes[kFewColumns][2] = {};
+    for (std::int64_t k = 0; k < left.depth; k += kLanes) {
+      const Vec weights = load(left.at(row, k));
+      for (std::int64_t c = 0; c < count; ++c) {
+        Vec& to = lanes[c][k / kLanes % 2];
+        to = A::multiply_add(to, weights, load(columns[c] + k));
+      }
+    }
+    float sums[kFewColumns];
+    for (std::int64_t c = 0; c < count; ++c) sums[c] = sum(lanes[c][0] + lanes[c][1]);
+    finish_few(sums, count, out + row * out_stride, add);
+  }
+}
+
+template <class A>
+void multiply_few(const ByColumns<A>& left, std::int64_t rows, const typename A::Unit* right,
+                  std::int64_t right_stride, std::int64_t count, float* out,
+                  std::int64_t out_stride, bool add) {
+  for (std::int64_t row = 0; row < rows; row += kLanes) {
+    Vec totals[kFewColumns] = {};
+    for (std::int64_t k = 0; k < left.depth; k += kChain) {
+      Vec chains[kFewColumns][4] = {};
+      const std::int64_t end = std::min(k + kChain, left.depth);
+      for (std::int64_t i = k; i < end; ++i) {
+        const Vec weights = load(left.at(row, i));
+        for (std::int64_t c = 0; c < count; ++c) {
+          Vec& to = chains[c][i % 4];
+          to = A::multiply_add(to, right[i * right_stride + c], weights);
+        }
+      }
+      for (std::int64_t c = 0; c < count; ++c)
+        totals[c] += (chains[c][0] + chains[c][1]) + (chains[c][2] + chains[c][3]);
+    }
+    for (int i = 0; i < kLanes; ++i) {
+      float sums[kFewColumns];
+      for (std::int64_t c = 0; c < count; ++c) sums[c] = totals[c][i];
+      finish_few(sums, count, out + (row + i) * out_stride, add);
+    }
+  }
+}
+
+// out = left times right, or out += that with `add`, in chains of kChain units. Whole vectors of
+// columns are written, as by multiply().
 template <class Left>
 void multiply_chains(Left left, std::int64_t rows, const typename Left::Arithmetic::Unit* right,
                      std::int64_t right_stride, std::int64_t columns, float* out,
                      std::int64_t out_stride, bool add = false) {
+  const std::int64_t few = columns % kLanes, full = columns - few;
+  if (0 < few && few <= kFewColumns && few_columns_pay(left, rows)) {
+    // a block of rows stays in cache between its two products
+    constexpr std::int64_t kBlock = 8 * kRows;
+    for (std::int64_t row = 0; row < rows; row += kBlock) {
+      const Left part = left.from_row(row);
+      const std::int64_t count = std::min(kBlock, rows - row);
+      float* to = out + row * out_stride;
+      multiply_chains(part, count, right, right_stride, full, to, out_stride, add);
+      multiply_few(part, count, right + full, right_stride, few, to + full, out_stride, add);
+    }
+    return;
+  }
   const Left whole = left;
   for (std::int64_t k = 0; k < whole.depth; k += kChain) {
     left.data = whole.at(0, k);

@@ -181,6 +181,15 @@ inline void fill_rows(float* tile, std::int64_t rows, const float* values) {
     std::fill_n(tile + row * kColumns, kColumns, values == nullptr ? 0.0f : values[row]);
 }
 
+inline void add_to_rows(float* tile, std::int64_t rows, const float* values) {
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t c = 0; c < kColumns; c += kLanes) {
+      float* at = tile + row * kColumns + c;
+      store(at, load(at) + values[row]);
+    }
+  }
+}
+
 // Hands out pieces of one thread's share of the workspace; from a base of nullptr, only counts.
 class Scratch {
  public:
@@ -203,31 +212,50 @@ class Scratch {
 };
 
 // Tiles of `groups` runs of tokens in a row, of which each thread takes an equal, consecutive part.
+// The tiles of a run have as equal numbers of whole vectors as there can be.
 struct Tiles {
-  std::int64_t tokens, width, per_group, total;
+  std::int64_t tokens, vectors, per_group, total;
 
-  Tiles(std::int64_t groups, std::int64_t tokens, int threads) : tokens(tokens) {
+  Tiles(std::int64_t groups, std::int64_t tokens, int threads)
+      : tokens(tokens), vectors((tokens + kLanes - 1) / kLanes) {
     // A wide tile does the most for what it reads; a narrow one leaves no thread idle. The
     // overhead of a tile is that of a few columns.
-    constexpr std::int64_t kOverhead = 8;
-    std::int64_t least = std::numeric_limits<std::int64_t>::max();
-    for (std::int64_t w = kColumns; w > 0; w -= kLanes) {
-      const std::int64_t count = groups * ((tokens + w - 1) / w);
-      const std::int64_t cost = (count + threads - 1) / threads * (w + kOverhead);
+    constexpr std::int64_t kOverhead = 8, kWidest = kColumns / kLanes;
+    const std::int64_t fewest = (vectors + kWidest - 1) / kWidest;
+    double least = std::numeric_limits<double>::max();
+    for (std::int64_t n = fewest; n <= std::min(vectors, fewest + threads); ++n) {
+      const std::int64_t of_thread = (groups * n + threads - 1) / threads;
+      const double width = static_cast<double>(vectors * kLanes) / n;
+      const double cost = of_thread * (width + kOverhead);
       if (cost >= least) continue;
       least = cost;
-      width = w;
+      per_group = n;
     }
-    per_group = (tokens + width - 1) / width;
     total = groups * per_group;
   }
 
   std::int64_t begin(int thread, int threads) const { return total * thread / threads; }
   std::int64_t group(std::int64_t tile) const { return tile / per_group; }
   // the tile's first token within its group, and how many it has
-  std::int64_t first(std::int64_t tile) const { return tile % per_group * width; }
-  std::int64_t count(std::int64_t tile) const { return std::min(width, tokens - first(tile)); }
+  std::int64_t first(std::int64_t tile) const { return border(tile % per_group); }
+  std::int64_t count(std::int64_t tile) const {
+    return std::min(border(tile % per_group + 1), tokens) - first(tile);
+  }
+
+ private:
+  std::int64_t border(std::int64_t i) const { return vectors * i / per_group * kLanes; }
 };
+
+// The index-th of `parts` parts of `rows` rows, as equal as blocks of rows allow.
+struct Part {
+  std::int64_t first, count;
+};
+
+inline Part part(std::int64_t rows, std::int64_t index, std::int64_t parts) {
+  const std::int64_t blocks = (rows + kRows - 1) / kRows;
+  const std::int64_t first = std::min(blocks * index / parts * kRows, rows);
+  return {first, std::min(blocks * (index + 1) / parts * kRows, rows) - first};
+}
 
 }  // namespace
 }  // namespace pvt_kernels::cpu

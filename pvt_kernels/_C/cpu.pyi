@@ -1,66 +1,20 @@
 """The CPU kernels on raw addresses; csrc/cpu/*.h say what they read and write.
 
-Workspaces are in bytes and 64-byte aligned, and every call releases the GIL.
+An address of 0 is a tensor that there is none of. Every call releases the GIL, and has scratch
+memory of its own or of its thread.
 """
 
-class Heads:
-    """A (B, N, heads, d) tensor with adjacent channels; strides in elements."""
-
-    def __init__(
-        self, data: int, batch_stride: int, token_stride: int, head_stride: int
-    ) -> None: ...
-
-class Tokens:
-    """A (B, N, C) tensor with adjacent channels; strides in elements."""
-
-    def __init__(self, data: int, batch_stride: int, token_stride: int) -> None: ...
-
-class AttentionSizes:
-    """dtype is "float32", "bfloat16" or "float16"; ValueError for another."""
-
-    def __init__(
-        self,
-        batch: int,
-        queries: int,
-        keys: int,
-        heads: int,
-        head_dim: int,
-        dtype: str,
-        scale: float,
-        threads: int,
-    ) -> None: ...
-
-class Linear:
-    """A weight (C_out, C_in), and a bias (C_out) in float32 or 0."""
-
-    def __init__(self, weight: int, bias: int) -> None: ...
-
-class LinearGradient:
-    """Like Linear, to be written."""
-
-    def __init__(self, weight: int, bias: int) -> None: ...
-
-class MultiHeadAttention:
-    """Its inputs: the tokens x that ask and y that are asked, and three linear layers."""
-
-    def __init__(
-        self, sizes: AttentionSizes, x: Tokens, y: Tokens, q: Linear, kv: Linear, out: Linear
-    ) -> None: ...
-
-class SpatialReductionSizes:
-    """dtype is "float32", "bfloat16" or "float16"; ValueError for another."""
-
-    def __init__(
-        self,
-        batch: int,
-        height: int,
-        width: int,
-        channels: int,
-        sr_ratio: int,
-        dtype: str,
-        eps: float,
-        threads: int,
-    ) -> None: ...
+# a (B, N, heads, d) tensor with adjacent channels: address, and strides of B, N, heads in elements
+Heads = tuple[int, int, int, int]
+# a (B, N, C) tensor with adjacent channels: address, and strides of B, N in elements
+Tokens = tuple[int, int, int]
+# addresses of a weight (C_out, C_in), and of a bias (C_out) in float32, or of their gradients
+Linear = tuple[int, int]
+# batch, queries, keys, heads, head_dim, dtype, scale, threads; dtype is "float32", "bfloat16" or
+# "float16", ValueError for another
+AttentionSizes = tuple[int, int, int, int, int, str, float, int]
+# batch, height, width, channels, sr_ratio, dtype, eps, threads
+SpatialReductionSizes = tuple[int, int, int, int, int, str, float, int]
 
 def capabilities() -> list[str]:
     """The code paths this CPU can run, the slowest first: "portable", "avx2", "avx512",
@@ -69,10 +23,16 @@ def capabilities() -> list[str]:
 def capability() -> str:
     """The code path that runs. ValueError if PVT_KERNELS_CPU_CAPABILITY names none."""
 
-def attention_forward_workspace(sizes: AttentionSizes) -> int: ...
-def attention_backward_workspace(sizes: AttentionSizes) -> int: ...
 def attention_forward(
-    sizes: AttentionSizes, q: Heads, k: Heads, v: Heads, o: int, lse: int, workspace: int
+    sizes: AttentionSizes,
+    q: Heads,
+    k: Heads,
+    v: Heads,
+    key_bias: int,
+    result_bias: int,
+    o: int,
+    result: int,
+    lse: int,
 ) -> None: ...
 def attention_backward(
     sizes: AttentionSizes,
@@ -80,15 +40,43 @@ def attention_backward(
     q: Heads,
     k: Heads,
     v: Heads,
+    key_bias: int,
     o: Heads,
     lse: int,
     dq: int,
     dk: int,
     dv: int,
-    workspace: int,
+    dkey_bias: int,
 ) -> None: ...
-def spatial_reduction_forward_workspace(sizes: SpatialReductionSizes) -> int: ...
-def spatial_reduction_backward_workspace(sizes: SpatialReductionSizes) -> int: ...
+def multi_head_attention_forward(
+    sizes: AttentionSizes,
+    x: Tokens,
+    y: Tokens,
+    q: Linear,
+    kv: Linear,
+    out: Linear,
+    result: int,
+    o: int,
+    to_kv: int,
+    lse: int,
+) -> None: ...
+def multi_head_attention_backward(
+    sizes: AttentionSizes,
+    dresult: Tokens,
+    x: Tokens,
+    y: Tokens,
+    q: Linear,
+    kv: Linear,
+    out: Linear,
+    o: int,
+    from_kv: int,
+    lse: int,
+    dx: int,
+    dy: int,
+    dq: Linear,
+    dkv: Linear,
+    dout: Linear,
+) -> None: ...
 def spatial_reduction_forward(
     sizes: SpatialReductionSizes,
     x: Tokens,
@@ -99,7 +87,6 @@ def spatial_reduction_forward(
     y: int,
     normalized: int,
     rstd: int,
-    workspace: int,
 ) -> None: ...
 def spatial_reduction_backward(
     sizes: SpatialReductionSizes,
@@ -114,23 +101,4 @@ def spatial_reduction_backward(
     dbias: int,
     dnorm_weight: int,
     dnorm_bias: int,
-    workspace: int,
-) -> None: ...
-def multi_head_attention_forward_workspace(sizes: AttentionSizes) -> int: ...
-def multi_head_attention_backward_workspace(sizes: AttentionSizes) -> int: ...
-def multi_head_attention_forward(
-    inputs: MultiHeadAttention, result: int, o: int, kv: int, lse: int, workspace: int
-) -> None: ...
-def multi_head_attention_backward(
-    inputs: MultiHeadAttention,
-    dresult: Tokens,
-    o: int,
-    kv: int,
-    lse: int,
-    dx: int,
-    dy: int,
-    dq: LinearGradient,
-    dkv: LinearGradient,
-    dout: LinearGradient,
-    workspace: int,
 ) -> None: ...

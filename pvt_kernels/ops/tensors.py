@@ -5,6 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_DTYPE_NAMES = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+
 
 def with_adjacent_channels(tensor: Tensor) -> Tensor:
     """The tensor itself where its last dimension has stride 1, else a contiguous copy."""
@@ -13,7 +19,7 @@ def with_adjacent_channels(tensor: Tensor) -> Tensor:
 
 def dtype_name(tensor: Tensor) -> str:
     """ "float32", "bfloat16" or "float16", as the kernels call it."""
-    return str(tensor.dtype).removeprefix("torch.")
+    return _DTYPE_NAMES[tensor.dtype]
 
 
 def allows_tf32() -> bool:

@@ -65,14 +65,21 @@ void fuzz_attention() {
   };
   const Heads k{kv.data(), 2 * M * heads * d, 2 * heads * d, d};
   const Heads v{kv.data() + heads * d, 2 * M * heads * d, 2 * heads * d, d};
-  Floats o(q.size()), lse(B * heads * N), dq(q.size()), dk(B * M * heads * d), dv(dk.size());
+  const bool biased = draw(0, 1) == 1;
+  const Floats key_bias = random(B * heads * M), result_bias = random(heads * d);
+  const Biases biases{biased ? key_bias.data() : nullptr, biased ? result_bias.data() : nullptr};
+  Floats o(q.size()), result(q.size()), lse(B * heads * N);
+  Floats dq(q.size()), dk(B * M * heads * d), dv(dk.size()), dkey_bias(key_bias.size());
   const Workspace forward(attention_forward_workspace(s));
-  attention_forward(s, of_queries(q), k, v, o.data(), lse.data(), forward.memory.get());
+  attention_forward(s, of_queries(q), k, v, biases, o.data(), biased ? result.data() : nullptr,
+                    lse.data(), forward.memory.get());
   const Workspace backward(attention_backward_workspace(s));
-  attention_backward(s, of_queries(d_o), of_queries(q), k, v, of_queries(o), lse.data(), dq.data(),
-                     dk.data(), dv.data(), backward.memory.get());
+  attention_backward(s, of_queries(d_o), of_queries(q), k, v, biases.keys, of_queries(o),
+                     lse.data(), dq.data(), dk.data(), dv.data(),
+                     biased ? dkey_bias.data() : nullptr, backward.memory.get());
 
   std::vector<double> out(q.size()), grad_q(q.size()), grad_k(dk.size()), grad_v(dk.size());
+  std::vector<double> biased_out(q.size()), grad_key_bias(key_bias.size());
   for (std::int64_t unit = 0; unit < B * heads; ++unit) {
     const std::int64_t b = unit / heads, h = unit % heads;
     const auto key = [&](std::int64_t j, std::int64_t c) {
@@ -88,6 +95,7 @@ void fuzz_attention() {
       for (std::int64_t j = 0; j < M; ++j) {
         for (std::int64_t c = 0; c < d; ++c)
           p[j] += static_cast<double>(s.scale) * q[row + c] * key(j, c);
+        if (biased) p[j] += static_cast<double>(s.scale) * key_bias[unit * M + j];
         highest = std::max(highest, p[j]);
       }
       for (double& x : p) total += x = std::exp(x - highest);
@@ -99,9 +107,12 @@ void fuzz_attention() {
         }
         delta += p[j] * dp[j];
       }
+      for (std::int64_t c = 0; c < d; ++c)
+        biased_out[row + c] = out[row + c] + result_bias[h * d + c];
       for (std::int64_t j = 0; j < M; ++j) {
         const double ds = p[j] * (dp[j] - delta) * s.scale;
         const std::int64_t key_row = ((b * M + j) * heads + h) * d;
+        grad_key_bias[unit * M + j] += ds;
         for (std::int64_t c = 0; c < d; ++c) {
           grad_q[row + c] += ds * key(j, c);
           grad_k[key_row + c] += ds * q[row + c];
@@ -111,10 +122,12 @@ void fuzz_attention() {
     }
   }
   require_close("attention o", o, out);
+  if (biased) require_close("attention result", result, biased_out);
   if (M == 1) return;  // dq and dk are 0 but for rounding
   require_close("attention dq", dq, grad_q);
   require_close("attention dk", dk, grad_k);
   require_close("attention dv", dv, grad_v);
+  if (biased) require_close("attention dkey_bias", dkey_bias, grad_key_bias);
 }
 
 void fuzz_spatial_reduction() {

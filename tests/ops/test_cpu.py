@@ -41,7 +41,12 @@ def test_attention_on_every_code_path(code_path, shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(2, 100, 70, 2, 64), (1, 49, 64, 3, 40)], ids=str)
+# of few tokens, of many, of one head, and of columns left over
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 49, 64, 3, 40), (2, 100, 70, 2, 64), (1, 130, 20, 1, 40), (1, 600, 50, 2, 32)],
+    ids=str,
+)
 def test_multi_head_attention_on_every_code_path(code_path, shape, dtype):
     test_multi_head_attention.check_against_oracle("cpu", *shape, dtype=dtype)
 

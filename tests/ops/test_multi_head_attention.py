@@ -79,9 +79,10 @@ def test_error_budget_of_any_shape(backend, shape, dtype):
     check_against_oracle(backend, *sizes, 8 * eighths, dtype=dtype)
 
 
+@pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("backend", BACKEND_PARAMS)
-def test_without_biases(backend):
-    x, y, *layers = random_inputs(2, 20, 9, 2, 16)
+def test_without_biases(backend, heads):
+    x, y, *layers = random_inputs(2, 20, 9, heads, 32 // heads)
     weights = layers[::2]
     zeros = [torch.zeros(len(weight)) for weight in weights]
     do = torch.randn(2, 20, 32)
@@ -89,7 +90,7 @@ def test_without_biases(backend):
     def run(x, y, q, kv, out, biases):
         with use_backend(backend):
             q_bias, kv_bias, out_bias = biases
-            return multi_head_attention(x, y, q, q_bias, kv, kv_bias, out, out_bias, 2)
+            return multi_head_attention(x, y, q, q_bias, kv, kv_bias, out, out_bias, heads)
 
     actual = with_gradients(lambda *t: run(*t, (None, None, None)), (x, y, *weights), do)
     expected = with_gradients(lambda *t: run(*t, zeros), (x, y, *weights), do)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pvt_kernels._C import cpu
-from pvt_kernels.ops.cpu_tensors import tokens, workspace
+from pvt_kernels.ops.cpu_tensors import address, tokens
+from pvt_kernels.ops.multi_head_attention import cpu_one_head as one_head
 from pvt_kernels.ops.tensors import dtype_name, with_adjacent_channels
 
 
@@ -25,21 +26,23 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The result, o, kv and lse, as multi_head_attention_forward in op.py has them."""
     B, N, C = x.shape
+    if one_head.pays(N, y.shape[1], heads):
+        layers = (q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias)
+        return one_head.forward(x, y, *layers, scale, save)
     x, y = with_adjacent_channels(x), with_adjacent_channels(y)
     biases = [_vector(bias) for bias in (q_bias, kv_bias, out_bias)]
     weights = [weight.contiguous() for weight in (q_weight, kv_weight, out_weight)]
+    layers = zip(map(address, weights), map(address, biases), strict=True)
     result = x.new_empty(B, N, C)
     o = x.new_empty((B, N, C) if save else 0)
     kv = x.new_empty(B, y.shape[1], 2 * C)
     lse = x.new_empty(B, heads, N, dtype=torch.float32)
-    sizes = _sizes(x, y, heads, scale)
-    scratch = workspace(cpu.multi_head_attention_forward_workspace(sizes))
-    layers = map(_linear, weights, biases)
     cpu.multi_head_attention_forward(
-        cpu.MultiHeadAttention(sizes, tokens(x), tokens(y), *layers),
-        result.data_ptr(),
-        o.data_ptr() if save else 0,
-        *(t.data_ptr() for t in (kv, lse, scratch)),
+        _sizes(x, y, heads, scale),
+        tokens(x),
+        tokens(y),
+        *layers,
+        *map(address, (result, o if save else None, kv, lse)),
     )
     return result, o, kv, lse
 
@@ -58,25 +61,24 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, ...]:
     """The gradients, as multi_head_attention_backward in op.py has them."""
+    if one_head.pays(x.shape[1], y.shape[1], lse.shape[1]):
+        layers = (q_weight, q_bias, kv_weight, out_weight)
+        return one_head.backward(dresult, x, y, *layers, o, kv, lse, scale)
     C, dtype = x.shape[-1], x.dtype
     dresult, x, y = (with_adjacent_channels(t) for t in (dresult, x, y))
     o, kv, lse = (t.contiguous() for t in (o, kv, lse))
     weights = [weight.contiguous() for weight in (q_weight, kv_weight, out_weight)]
     biases = [_vector(q_bias), None, None]
+    layers = zip(map(address, weights), map(address, biases), strict=True)
     dx, dy = x.new_empty(x.shape), y.new_empty(y.shape)
     dweights = [x.new_empty(weight.shape) for weight in weights]
     dbiases = [torch.empty(rows * C) for rows in (1, 2, 1)]
-    sizes = _sizes(x, y, lse.shape[1], scale)
-    scratch = workspace(cpu.multi_head_attention_backward_workspace(sizes))
     cpu.multi_head_attention_backward(
-        cpu.MultiHeadAttention(sizes, tokens(x), tokens(y), *map(_linear, weights, biases)),
-        tokens(dresult),
-        *(t.data_ptr() for t in (o, kv, lse, dx, dy)),
-        *(
-            cpu.LinearGradient(w.data_ptr(), b.data_ptr())
-            for w, b in zip(dweights, dbiases, strict=True)
-        ),
-        scratch.data_ptr(),
+        _sizes(x, y, lse.shape[1], scale),
+        *map(tokens, (dresult, x, y)),
+        *layers,
+        *map(address, (o, kv, lse, dx, dy)),
+        *zip(map(address, dweights), map(address, dbiases), strict=True),
     )
     dq, dkv, dout = zip(dweights, (dbias.to(dtype) for dbias in dbiases), strict=True)
     return dx, dy, *dq, *dkv, *dout
@@ -86,12 +88,6 @@ def _vector(bias: Tensor | None) -> Tensor | None:
     return None if bias is None else bias.float().contiguous()
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> cpu.Linear:
-    return cpu.Linear(weight.data_ptr(), 0 if bias is None else bias.data_ptr())
-
-
 def _sizes(x: Tensor, y: Tensor, heads: int, scale: float) -> cpu.AttentionSizes:
     B, N, C = x.shape
-    threads = torch.get_num_threads()
-    dtype = dtype_name(x)
-    return cpu.AttentionSizes(B, N, y.shape[1], heads, C // heads, dtype, scale, threads)
+    return B, N, y.shape[1], heads, C // heads, dtype_name(x), scale, torch.get_num_threads()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pvt_kernels._C import cpu
-from pvt_kernels.ops.cpu_tensors import tokens, workspace
+from pvt_kernels.ops.cpu_tensors import address, tokens
 from pvt_kernels.ops.tensors import dtype_name, with_adjacent_channels
 
 
@@ -30,12 +30,10 @@ def forward(
     y = x.new_empty(B, M, C)
     normalized = x.new_empty(B, M, C, dtype=torch.float32)
     rstd = x.new_empty(B, M, dtype=torch.float32)
-    sizes = _sizes(x, H, W, R, eps)
-    scratch = workspace(cpu.spatial_reduction_forward_workspace(sizes))
     cpu.spatial_reduction_forward(
-        sizes,
+        _sizes(x, H, W, R, eps),
         tokens(x),
-        *(t.data_ptr() for t in (weight, *vectors, y, normalized, rstd, scratch)),
+        *map(address, (weight, *vectors, y, normalized, rstd)),
     )
     return y, normalized, rstd
 
@@ -53,7 +51,6 @@ def backward(
     """The gradients, as spatial_reduction_backward in op.py has them."""
     B, N, C = x.shape
     R = weight.shape[-1]
-    sizes = _sizes(x, H, W, R, eps=0.0)
     x = with_adjacent_channels(x)
     dy, normalized, rstd = (t.contiguous() for t in (dy, normalized, rstd))
     weight, gamma = weight.contiguous(), norm_weight.float().contiguous()
@@ -62,13 +59,12 @@ def backward(
     dx = x.new_zeros(B, N, C) if left_over else x.new_empty(B, N, C)
     dweight = weight.new_empty(weight.shape)
     dbias, dnorm_weight, dnorm_bias = torch.empty(3, C).unbind()
-    scratch = workspace(cpu.spatial_reduction_backward_workspace(sizes))
     cpu.spatial_reduction_backward(
-        sizes,
-        dy.data_ptr(),
+        _sizes(x, H, W, R, eps=0.0),
+        address(dy),
         tokens(x),
-        *(t.data_ptr() for t in (weight, gamma, normalized, rstd)),
-        *(t.data_ptr() for t in (dx, dweight, dbias, dnorm_weight, dnorm_bias, scratch)),
+        *map(address, (weight, gamma, normalized, rstd)),
+        *map(address, (dx, dweight, dbias, dnorm_weight, dnorm_bias)),
     )
     return (
         dx,
@@ -80,6 +76,5 @@ def backward(
 
 
 def _sizes(x: Tensor, H: int, W: int, R: int, eps: float) -> cpu.SpatialReductionSizes:
-    dtype = dtype_name(x)
-    threads = torch.get_num_threads()
-    return cpu.SpatialReductionSizes(x.shape[0], H, W, x.shape[-1], R, dtype, eps, threads)
+    B, _, C = x.shape
+    return B, H, W, C, R, dtype_name(x), eps, torch.get_num_threads()
