@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pvt_kernels.modules import attend, image, reduce, tokens
+from pvt_kernels.modules import attend, drops_nothing, image, reduce, tokens
 from pvt_kernels.ops import autocast, checks
 
 LINEAR_SRA_POOL_SIZE = 7
@@ -100,7 +100,8 @@ class SRAttention(nn.Module):
         dropout_p = self.attn_drop.p if self.training else 0.0
         y = self._reduce(x, H, W)
         layers = (self.q, (self.kv,), self.proj)
-        return self.proj_drop(attend(x, y, *layers, self.num_heads, self.scale, dropout_p))
+        result = attend(x, y, *layers, self.num_heads, self.scale, dropout_p)
+        return result if drops_nothing(self.proj_drop) else self.proj_drop(result)
 
     def _reduce(self, x: Tensor, H: int, W: int) -> Tensor:
         """The tokens (B, M, C) that keys and values are made of."""

@@ -95,6 +95,11 @@ def is_listened_to(module: nn.Module) -> bool:
     )
 
 
+def drops_nothing(dropout: nn.Module) -> bool:
+    """Whether leaving out the call of a dropout changes nothing."""
+    return is_plain(dropout, (nn.Dropout,)) and (not dropout.training or dropout.p == 0)
+
+
 def is_conv(module: nn.Module) -> bool:
     """Whether its forward is torch.nn.Conv2d's; mmcv's differs for empty tensors alone."""
     kind = type(module)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -55,7 +56,7 @@ def priority(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
     """The backends that may be chosen for such tensors, the preferred first."""
     if device.type == "cpu":
         # AMX, which PyTorch's products use and these kernels don't, has the higher rate
-        if dtype == torch.bfloat16 and cpu_features().get("amx_bf16", False):
+        if dtype == torch.bfloat16 and _has_amx():
             return ("sdpa", "cpu", "reference")
         return ("cpu", "sdpa", "reference")
     # ROCm builds of PyTorch call their devices "cuda" too
@@ -65,6 +66,12 @@ def priority(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
             return ("cuda", "sdpa", "reference")
         return ("triton", "cuda", "sdpa", "reference")
     return ("sdpa", "reference")
+
+
+@cache
+def _has_amx() -> bool:
+    # asked once: in a virtual machine each cpuid takes tens of microseconds
+    return cpu_features().get("amx_bf16", False)
 
 
 def get(name: str) -> Backend:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import pvt_kernels
 from pvt_kernels import models
-from pvt_kernels.benchmarking.accuracy import OUTPUT
+from pvt_kernels.benchmarking.accuracy import OUTPUT, PARAMETERS
 from pvt_kernels.benchmarking.cases import BACKBONE, CORE, PATCHED, Case
 from pvt_kernels.benchmarking.contenders import (
     NAIVE,
@@ -263,7 +263,7 @@ class BackboneWorkload(Workload):
     def parameter_gradients(self, module: nn.Module) -> dict[str, Tensor]:
         # a backbone has hundreds of parameters: their gradients are compared as one vector
         gradients = sorted(super().parameter_gradients(module).items())
-        return {"parameters": torch.cat([gradient.flatten() for _, gradient in gradients])}
+        return {PARAMETERS: torch.cat([gradient.flatten() for _, gradient in gradients])}
 
     def _inputs(self, size: Size, real_input: bool) -> Inputs:
         case, batch = self.case, self.case.batch

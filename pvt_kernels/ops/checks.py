@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -12,8 +14,13 @@ def check_rank(op: str, name: str, tensor: Tensor, form: str) -> None:
     """`form` spells the accepted shape, one name a dimension: "(B, N, C)"."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor {form}, got {type(tensor).__name__}")
-    if tensor.dim() != len(form.strip("(,)").split(",")):
+    if tensor.dim() != _rank(form):
         raise ValueError(f"{op}: {name} must have the shape {form}, got {tuple(tensor.shape)}")
+
+
+@cache
+def _rank(form: str) -> int:
+    return len(form.strip("(,)").split(","))
 
 
 def check_shape(op: str, name: str, tensor: Tensor, form: str, shape: tuple[int, ...]) -> None:

@@ -64,7 +64,7 @@ def test_priority_without_nvidia_gpu(monkeypatch):
 
 @pytest.mark.parametrize("amx", [False, True])
 def test_priority_on_the_cpu(monkeypatch, amx):
-    monkeypatch.setattr(registry, "cpu_features", lambda: {"amx_bf16": amx})
+    monkeypatch.setattr(registry, "_has_amx", lambda: amx)
     cpu = torch.device("cpu")
     assert registry.priority(cpu, torch.float32) == ("cpu", "sdpa", "reference")
     bf16 = ("sdpa", "cpu", "reference") if amx else ("cpu", "sdpa", "reference")

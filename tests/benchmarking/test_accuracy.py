@@ -88,6 +88,8 @@ def test_budgets_follow_the_eager_errors_up_to_what_eager_may_err_by():
         "output": accuracy.EAGER_OUTPUT_EPS * eps,
         "x": accuracy.EAGER_GRADIENT_EPS * eps,
     }
+    model = accuracy.error_budgets([accuracy.PARAMETERS], torch.float32, None)
+    assert model == {"parameters": accuracy.EAGER_PARAMETERS_EPS * eps}
     close = accuracy.error_budgets(names, torch.float32, {"output": eps, "x": eps})
     assert close == {"output": 2 * eps, "x": 3 * eps}
     exact = accuracy.error_budgets(names, torch.float32, {"output": 0.0, "x": 0.1 * eps})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import operator
+from operator import index
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from pvt_kernels.backends import AttentionInputs, choose, get
 from pvt_kernels.ops import autocast, checks
+from pvt_kernels.ops.operators import fake, operator
 
 
 def attention(
@@ -39,58 +40,16 @@ def attention(
     checks.check_rank("attention", "q", q, "(B, N, heads, d)")
     q, k, v = autocast.cast(q, k, v)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    _check(q, k, v, scale)
+    _check_queries(q)
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"attention: dropout_p must be in [0, 1), got {dropout_p}")
-    head_dim = operator.index(q.shape[-1])
+    head_dim = index(q.shape[-1])
     name = choose(AttentionInputs, q.device, q.dtype, head_dim, not dropout_p <= 0)
     backend = get(name)
     if backend.composite:
+        _check(q, k, v, scale)
         return backend.implementations["attention"].attention(q, k, v, scale, dropout_p)
     return torch.ops.pvt_kernels.attention_forward(q, k, v, scale, name)[0]
-
-
-@torch.library.custom_op("pvt_kernels::attention_forward", mutates_args=())
-def attention_forward(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str
-) -> tuple[Tensor, Tensor]:
-    """o (B, N, heads, d) and lse, the rows' log-sum-exp of the scores, (B, heads, N).
-
-    lse is natural and in fp32, or fp64 for fp64 inputs. Both results are contiguous.
-    """
-    _check(q, k, v, scale)
-    with autocast.suspended(q):
-        return get(backend).implementations["attention"].forward(q, k, v, scale)
-
-
-@attention_forward.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> tuple[Tensor, Tensor]:
-    B, N, heads, _ = q.shape
-    lse_dtype = torch.promote_types(q.dtype, torch.float32)
-    return q.new_empty(q.shape), q.new_empty((B, heads, N), dtype=lse_dtype)
-
-
-@torch.library.custom_op("pvt_kernels::attention_backward", mutates_args=())
-def attention_backward(
-    do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, scale: float, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """dq, dk, dv, contiguous. `do` may have any strides: an expanded scalar's are all 0."""
-    _check(q, k, v, scale)
-    B, N, heads, _ = q.shape
-    for name, tensor in (("do", do), ("o", o)):
-        checks.check_shape("attention_backward", name, tensor, "(B, N, heads, d)", (*q.shape,))
-        checks.check_like("attention_backward", name, tensor, "q", q)
-    checks.check_shape("attention_backward", "lse", lse, "(B, heads, N)", (B, heads, N))
-    checks.check_device("attention_backward", "lse", lse, "q", q)
-    with autocast.suspended(q):
-        return get(backend).implementations["attention"].backward(do, q, k, v, o, lse, scale)
-
-
-@attention_backward.register_fake
-def _(
-    do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, scale: float, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -108,7 +67,48 @@ def _backward(ctx, do: Tensor | None, dlse: None):
     return *grads, None, None
 
 
-attention_forward.register_autograd(_backward, setup_context=_setup_context)
+@operator(_setup_context, _backward)
+def attention_forward(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str
+) -> tuple[Tensor, Tensor]:
+    """o (B, N, heads, d) and lse, the rows' log-sum-exp of the scores, (B, heads, N).
+
+    lse is natural and in fp32, or fp64 for fp64 inputs. Both results are contiguous.
+    """
+    _check(q, k, v, scale)
+    with autocast.suspended(q):
+        return get(backend).implementations["attention"].forward(q, k, v, scale)
+
+
+@fake(attention_forward)
+def _(q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> tuple[Tensor, Tensor]:
+    _check(q, k, v, scale)
+    B, N, heads, _ = q.shape
+    lse_dtype = torch.promote_types(q.dtype, torch.float32)
+    return q.new_empty(q.shape), q.new_empty((B, heads, N), dtype=lse_dtype)
+
+
+@operator()
+def attention_backward(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, scale: float, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dq, dk, dv, contiguous. `do` may have any strides: an expanded scalar's are all 0."""
+    _check(q, k, v, scale)
+    B, N, heads, _ = q.shape
+    for name, tensor in (("do", do), ("o", o)):
+        checks.check_shape("attention_backward", name, tensor, "(B, N, heads, d)", (*q.shape,))
+        checks.check_like("attention_backward", name, tensor, "q", q)
+    checks.check_shape("attention_backward", "lse", lse, "(B, heads, N)", (B, heads, N))
+    checks.check_device("attention_backward", "lse", lse, "q", q)
+    with autocast.suspended(q):
+        return get(backend).implementations["attention"].backward(do, q, k, v, o, lse, scale)
+
+
+@fake(attention_backward)
+def _(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, scale: float, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
 @register_flop_formula(torch.ops.pvt_kernels.attention_forward)
@@ -124,12 +124,17 @@ def _backward_flops(do_shape, q_shape, k_shape, *args, **kwargs) -> int:
     return 5 * 2 * B * heads * N * k_shape[1] * d
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+def _check_queries(q: Tensor) -> None:
+    """What the choice of a backend needs; the operators check the rest."""
     checks.check_rank("attention", "q", q, "(B, N, heads, d)")
     checks.check_dtype("attention", "q", q, checks.DTYPES)
-    B, N, heads, d = q.shape
-    for name, size in (("N", N), ("heads", heads), ("d", d)):
+    for name, size in zip(("N", "heads", "d"), q.shape[1:], strict=True):
         checks.check_size("attention", f"q's {name}", size, least=1)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+    _check_queries(q)
+    B, _, heads, d = q.shape
     checks.check_rank("attention", "k", k, "(B, M, heads, d)")
     M = k.shape[1]
     checks.check_size("attention", "k's M", M, least=1)

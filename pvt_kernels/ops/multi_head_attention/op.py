@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import operator
+from operator import index
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from pvt_kernels.backends import AttentionInputs, choose, get
 from pvt_kernels.ops import autocast, checks
 from pvt_kernels.ops.attention.op import attention
 from pvt_kernels.ops.multi_head_attention.reference import project
+from pvt_kernels.ops.operators import fake, operator
 
 
 def multi_head_attention(
@@ -63,16 +64,17 @@ def multi_head_attention(
     x, y, q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias = autocast.cast(*tensors)
     scale = (x.shape[-1] / heads) ** -0.5 if scale is None else scale
     layers = (q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias)
-    _check(x, y, *layers, heads, scale)
+    _check_queries(x, heads)
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"multi_head_attention: dropout_p must be in [0, 1), got {dropout_p}")
-    head_dim = operator.index(x.shape[-1]) // heads
+    head_dim = index(x.shape[-1]) // heads
     name = choose(AttentionInputs, x.device, x.dtype, head_dim, not dropout_p <= 0)
     if "multi_head_attention" in get(name).implementations:
         tensors = (x, y, *layers)
         save = torch.is_grad_enabled() and any(_requires_grad(t) for t in tensors)
         forward = torch.ops.pvt_kernels.multi_head_attention_forward
         return forward(x, y, *layers, heads, scale, save, name)[0]
+    _check(x, y, *layers, heads, scale)
     q, k, v = project(x, y, q_weight, q_bias, kv_weight, kv_bias, heads)
     o = attention(q, k, v, scale, dropout_p)
     return F.linear(o.flatten(2), out_weight, out_bias)
@@ -82,7 +84,28 @@ def _requires_grad(t: Tensor | None) -> bool:
     return t is not None and t.requires_grad
 
 
-@torch.library.custom_op("pvt_kernels::multi_head_attention_forward", mutates_args=())
+def _setup_context(ctx, inputs, output) -> None:
+    x, y, q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias, *_ = inputs
+    ctx.scale, ctx.backend = inputs[9], inputs[11]
+    ctx.has_bias = [bias is not None for bias in (q_bias, kv_bias, out_bias)]
+    _, o, kv, lse = output
+    ctx.mark_non_differentiable(o, kv, lse)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, y, q_weight, q_bias, kv_weight, out_weight, o, kv, lse)
+
+
+def _backward(ctx, dresult: Tensor | None, *_):
+    if dresult is None:
+        return (None,) * 12
+    dx, dy, *gradients = torch.ops.pvt_kernels.multi_head_attention_backward(
+        dresult, *ctx.saved_tensors, ctx.scale, ctx.backend
+    )
+    dbiases = (d if has else None for d, has in zip(gradients[1::2], ctx.has_bias, strict=True))
+    dlayers = (d for layer in zip(gradients[::2], dbiases, strict=True) for d in layer)
+    return dx, dy, *dlayers, None, None, None, None
+
+
+@operator(_setup_context, _backward)
 def multi_head_attention_forward(
     x: Tensor,
     y: Tensor,
@@ -110,7 +133,7 @@ def multi_head_attention_forward(
         return forward(x, y, *layers, heads, scale, save)
 
 
-@multi_head_attention_forward.register_fake
+@fake(multi_head_attention_forward)
 def _(
     x: Tensor,
     y: Tensor,
@@ -125,13 +148,14 @@ def _(
     save: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _check(x, y, q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias, heads, scale)
     B, N, C = x.shape
     lse = x.new_empty((B, heads, N), dtype=torch.float32)
     o = x.new_empty((B, N, C) if save else 0)
     return x.new_empty(B, N, C), o, x.new_empty(B, y.shape[1], 2 * C), lse
 
 
-@torch.library.custom_op("pvt_kernels::multi_head_attention_backward", mutates_args=())
+@operator()
 def multi_head_attention_backward(
     dresult: Tensor,
     x: Tensor,
@@ -148,7 +172,7 @@ def multi_head_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dx, dy, and the gradients of q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias.
 
-    All contiguous. `dresult` may have any strides.
+    All contiguous. `dresult` may have any strides. What a bias of None gets means nothing.
     """
     op = "multi_head_attention_backward"
     _check(x, y, q_weight, q_bias, kv_weight, None, out_weight, None, lse.shape[1], scale)
@@ -166,7 +190,7 @@ def multi_head_attention_backward(
         return backward(dresult, x, y, q_weight, q_bias, kv_weight, out_weight, o, kv, lse, scale)
 
 
-@multi_head_attention_backward.register_fake
+@fake(multi_head_attention_backward)
 def _(
     dresult: Tensor,
     x: Tensor,
@@ -187,30 +211,6 @@ def _(
     return tuple(gradients)
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    x, y, q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias, *_ = inputs
-    ctx.scale, ctx.backend = inputs[9], inputs[11]
-    ctx.has_bias = [bias is not None for bias in (q_bias, kv_bias, out_bias)]
-    _, o, kv, lse = output
-    ctx.mark_non_differentiable(o, kv, lse)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, y, q_weight, q_bias, kv_weight, out_weight, o, kv, lse)
-
-
-def _backward(ctx, dresult: Tensor | None, *_):
-    if dresult is None:
-        return (None,) * 12
-    dx, dy, *gradients = torch.ops.pvt_kernels.multi_head_attention_backward(
-        dresult, *ctx.saved_tensors, ctx.scale, ctx.backend
-    )
-    dbiases = (d if has else None for d, has in zip(gradients[1::2], ctx.has_bias, strict=True))
-    dlayers = (d for layer in zip(gradients[::2], dbiases, strict=True) for d in layer)
-    return dx, dy, *dlayers, None, None, None, None
-
-
-multi_head_attention_forward.register_autograd(_backward, setup_context=_setup_context)
-
-
 @register_flop_formula(torch.ops.pvt_kernels.multi_head_attention_forward)
 def _forward_flops(x_shape, y_shape, *args, **kwargs) -> int:
     B, N, C = x_shape
@@ -226,6 +226,17 @@ def _backward_flops(dresult_shape, x_shape, y_shape, *args, **kwargs) -> int:
     return 2 * B * C * (5 * N * M + N * C + 4 * N * C + 4 * M * C)
 
 
+def _check_queries(x: Tensor, heads: int) -> None:
+    """What the choice of a backend needs; the operators check the rest."""
+    op = "multi_head_attention"
+    checks.check_rank(op, "x", x, "(B, N, C)")
+    checks.check_dtype(op, "x", x, checks.DTYPES)
+    C = x.shape[-1]
+    checks.check_size(op, "x's C", C, least=1)
+    if C % heads != 0:
+        raise ValueError(f"{op}: heads must divide C = {C}, got {heads}")
+
+
 def _check(
     x: Tensor,
     y: Tensor,
@@ -239,17 +250,13 @@ def _check(
     scale: float,
 ) -> None:
     op = "multi_head_attention"
-    checks.check_rank(op, "x", x, "(B, N, C)")
-    checks.check_dtype(op, "x", x, checks.DTYPES)
+    _check_queries(x, heads)
     B, N, C = x.shape
-    for name, size in (("N", N), ("C", C)):
-        checks.check_size(op, f"x's {name}", size, least=1)
+    checks.check_size(op, "x's N", N, least=1)
     checks.check_rank(op, "y", y, "(B, M, C)")
     checks.check_size(op, "y's M", y.shape[1], least=1)
     checks.check_shape(op, "y", y, "(B, M, C)", (B, y.shape[1], C))
     checks.check_like(op, "y", y, "x", x)
-    if C % heads != 0:
-        raise ValueError(f"{op}: heads must divide C = {C}, got {heads}")
     for name, tensor, form, shape in (
         ("q_weight", q_weight, "(C, C)", (C, C)),
         ("q_bias", q_bias, "(C,)", (C,)),

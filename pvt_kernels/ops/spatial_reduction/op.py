@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import operator
+from operator import index
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from pvt_kernels.backends import SpatialReductionInputs, choose, get
 from pvt_kernels.ops import autocast, checks
+from pvt_kernels.ops.operators import fake, operator
 
 
 def spatial_reduction(
@@ -48,17 +49,36 @@ def spatial_reduction(
     """
     checks.check_rank("spatial_reduction", "x", x, "(B, H*W, C)")
     x, weight, bias = autocast.cast(x, weight, bias)
-    _check(x, H, W, weight, bias, norm_weight, norm_bias, eps)
-    C, R = operator.index(x.shape[-1]), operator.index(weight.shape[-1])
+    _check_patches(x, H, W, weight)
+    C, R = index(x.shape[-1]), index(weight.shape[-1])
     name = choose(SpatialReductionInputs, x.device, x.dtype, C, R)
     backend = get(name)
     arguments = (x, H, W, weight, bias, norm_weight, norm_bias, eps)
     if backend.composite:
+        _check(*arguments)
         return backend.implementations["spatial_reduction"].spatial_reduction(*arguments)
     return torch.ops.pvt_kernels.spatial_reduction_forward(*arguments, name)[0]
 
 
-@torch.library.custom_op("pvt_kernels::spatial_reduction_forward", mutates_args=())
+def _setup_context(ctx, inputs, output) -> None:
+    x, ctx.H, ctx.W, weight, _, norm_weight, _, _, ctx.backend = inputs
+    _, normalized, rstd = output
+    ctx.mark_non_differentiable(normalized, rstd)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, weight, norm_weight, normalized, rstd)
+
+
+def _backward(ctx, dy: Tensor | None, *_):
+    if dy is None:
+        return (None,) * 9
+    x, weight, norm_weight, normalized, rstd = ctx.saved_tensors
+    dx, *dparameters = torch.ops.pvt_kernels.spatial_reduction_backward(
+        dy, x, ctx.H, ctx.W, weight, norm_weight, normalized, rstd, ctx.backend
+    )
+    return dx, None, None, *dparameters, None, None
+
+
+@operator(_setup_context, _backward)
 def spatial_reduction_forward(
     x: Tensor,
     H: int,
@@ -80,7 +100,7 @@ def spatial_reduction_forward(
         return forward(x, H, W, weight, bias, norm_weight, norm_bias, eps)
 
 
-@spatial_reduction_forward.register_fake
+@fake(spatial_reduction_forward)
 def _(
     x: Tensor,
     H: int,
@@ -92,13 +112,14 @@ def _(
     eps: float,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    _check(x, H, W, weight, bias, norm_weight, norm_bias, eps)
     B, _, C = x.shape
     M = (H // weight.shape[-1]) * (W // weight.shape[-1])
     saved = torch.promote_types(x.dtype, torch.float32)
     return x.new_empty(B, M, C), x.new_empty(B, M, C, dtype=saved), x.new_empty(B, M, dtype=saved)
 
 
-@torch.library.custom_op("pvt_kernels::spatial_reduction_backward", mutates_args=())
+@operator()
 def spatial_reduction_backward(
     dy: Tensor,
     x: Tensor,
@@ -126,7 +147,7 @@ def spatial_reduction_backward(
         return backward(dy, x, H, W, weight, norm_weight, normalized, rstd)
 
 
-@spatial_reduction_backward.register_fake
+@fake(spatial_reduction_backward)
 def _(
     dy: Tensor,
     x: Tensor,
@@ -148,27 +169,6 @@ def _(
     )
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    x, ctx.H, ctx.W, weight, _, norm_weight, _, _, ctx.backend = inputs
-    _, normalized, rstd = output
-    ctx.mark_non_differentiable(normalized, rstd)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, weight, norm_weight, normalized, rstd)
-
-
-def _backward(ctx, dy: Tensor | None, *_):
-    if dy is None:
-        return (None,) * 9
-    x, weight, norm_weight, normalized, rstd = ctx.saved_tensors
-    dx, *dparameters = torch.ops.pvt_kernels.spatial_reduction_backward(
-        dy, x, ctx.H, ctx.W, weight, norm_weight, normalized, rstd, ctx.backend
-    )
-    return dx, None, None, *dparameters, None, None
-
-
-spatial_reduction_forward.register_autograd(_backward, setup_context=_setup_context)
-
-
 @register_flop_formula(torch.ops.pvt_kernels.spatial_reduction_forward)
 def _forward_flops(x_shape, H, W, weight_shape, *args, **kwargs) -> int:
     R = weight_shape[-1]
@@ -179,6 +179,20 @@ def _forward_flops(x_shape, H, W, weight_shape, *args, **kwargs) -> int:
 def _backward_flops(dy_shape, x_shape, H, W, weight_shape, *args, **kwargs) -> int:
     # two products: dX and dWsr
     return 2 * _forward_flops(x_shape, H, W, weight_shape)
+
+
+def _check_patches(x: Tensor, H: int, W: int, weight: Tensor) -> None:
+    """What the choice of a backend and the operators' types need; the operators check the rest."""
+    op = "spatial_reduction"
+    checks.check_rank(op, "x", x, "(B, H*W, C)")
+    checks.check_dtype(op, "x", x, checks.DTYPES)
+    C = x.shape[-1]
+    checks.check_size(op, "x's C", C, least=1)
+    checks.check_rank(op, "weight", weight, "(C, C, R, R)")
+    R = weight.shape[-1]
+    checks.check_size(op, "weight's R", R, least=1)
+    checks.check_shape(op, "weight", weight, "(C, C, R, R)", (C, C, R, R))
+    checks.check_map(op, x, H, W, least=R)
 
 
 def _check(
@@ -192,15 +206,8 @@ def _check(
     eps: float,
 ) -> None:
     op = "spatial_reduction"
-    checks.check_rank(op, "x", x, "(B, H*W, C)")
-    checks.check_dtype(op, "x", x, checks.DTYPES)
+    _check_patches(x, H, W, weight)
     C = x.shape[-1]
-    checks.check_size(op, "x's C", C, least=1)
-    checks.check_rank(op, "weight", weight, "(C, C, R, R)")
-    R = weight.shape[-1]
-    checks.check_size(op, "weight's R", R, least=1)
-    checks.check_shape(op, "weight", weight, "(C, C, R, R)", (C, C, R, R))
-    checks.check_map(op, x, H, W, least=R)
     for name, tensor in (("bias", bias), ("norm_weight", norm_weight), ("norm_bias", norm_bias)):
         checks.check_shape(op, name, tensor, "(C,)", (C,))
     for name, tensor in (("weight", weight), ("bias", bias)):
