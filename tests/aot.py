@@ -71,12 +71,9 @@ LAUNCHES = {
 FORWARD_LAUNCHES = {"attention": 1, "multi_head_attention": 1, "spatial_reduction": 2}
 HALF = ("fp16", "bf16")
 PVT_HEAD_DIM = 64
-PVT_WIDTHS = [dim for dim, _, sr_ratio, _ in STAGES.values() if sr_ratio > 1]
-OTHER_WIDTHS = [32, 256, 1024, MAX_CHANNELS]
-REDUCED = [
-    *(stage_shape(stage, SIZE, BATCH) for stage, (dim, *_) in STAGES.items() if dim in PVT_WIDTHS),
-    *(LayerShape(dim, 1, 2, 50, 76, BATCH) for dim in OTHER_WIDTHS),
-]
+PVT_LAYERS = [stage_shape(stage, SIZE, BATCH) for stage in STAGES]
+REDUCED = [shape for shape in PVT_LAYERS if shape.sr_ratio > 1]
+OTHER_WIDTHS = [LayerShape(dim, 1, 2, 50, 76, BATCH) for dim in (32, 256, 1024, MAX_CHANNELS)]
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 MAX_FRUGAL_WIDTH = 128
 # head dims below their block's, whose loads are masked: one kernel for all of them
@@ -195,13 +192,17 @@ def cases(archs: list[int], dtypes: list[str]) -> Iterator[Case]:
                 shape = LayerShape(C, C // head_dim, 8, 200, 304, BATCH)
                 yield Case(arch, dtype, "multi_head_attention", shape, 0)
         seen = set()
-        for shape in REDUCED:
-            case = Case(arch, dtype, "spatial_reduction", shape, 0)
+        for op, shape, names in [
+            *(("spatial_reduction", shape, None) for shape in REDUCED),
+            # the kernel whose block is as wide as the layer; and folds of many parts and of few
+            *(("spatial_reduction", shape, ("norm",)) for shape in OTHER_WIDTHS),
+            *(("attention", shape, ("fold",)) for shape in PVT_LAYERS),
+        ]:
+            case = Case(arch, dtype, op, shape, 0)
             for index, launch in enumerate(launches(case, gpu)):
                 name = launch.kernel.fn.__name__.removesuffix("_kernel")
                 variant = _variant(name, launch.constants)
-                # of widths that PVT does not have, the kernel whose block is that wide
-                wanted = name == "norm" or shape.dim in PVT_WIDTHS
+                wanted = names is None or name in names
                 # TF32 is only of products
                 if wanted and variant not in seen and (name in PRODUCTS or dtype != "tf32"):
                     seen.add(variant)
@@ -209,8 +210,8 @@ def cases(archs: list[int], dtypes: list[str]) -> Iterator[Case]:
 
 
 def launch_of(case: Case) -> Launch:
-    if case.tile is not None:
-        attention.tile_of = lambda *_: case.tile
+    # None: the shape's own
+    attention.tile_of = (lambda *_: case.tile) if case.tile else attention_tiles.tile_of
     return launches(case, Gpu(case.arch, H100.multiprocessors))[case.index]
 
 

@@ -22,6 +22,7 @@ from triton.runtime.jit import create_function_from_signature
 
 from pvt_kernels.ops import triton_launch
 from pvt_kernels.ops.attention import triton as attention
+from pvt_kernels.ops.attention.triton.tiles import tile_of
 from pvt_kernels.ops.multi_head_attention import triton as multi_head_attention
 from pvt_kernels.ops.spatial_reduction import triton as spatial_reduction
 from pvt_kernels.ops.tensors import allows_tf32
@@ -123,7 +124,7 @@ def _tensor(*shape: int, dtype: torch.dtype) -> Tensor:
 
 def main() -> int:
     random.seed(0)
-    tile_of, compiled = attention.tile_of, {}
+    compiled = {}
     for arch, name in product(ARCHS, aot.DTYPES):
         # what has no products is the same in TF32 and in fp32
         names = ("tf32", "fp32") if name == "tf32" else (name,)

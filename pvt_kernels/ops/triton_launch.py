@@ -20,11 +20,14 @@ from pvt_kernels.ops.triton_fold import fold_kernel
 UNIT = tl.constexpr(8)
 # with fewer blocks than this times what a GPU holds, the last wave, not full, weighs too much
 WAVES = 2
-# A block of the fold takes one line of memory, 32 numbers of 4 bytes, from 16 parts at once: with
-# no more of a row than that, PVT's maps of 1900 rows are thousands of blocks, and each of a
-# multiprocessor's 2048 threads has 16 bytes on the way. That keeps device memory busy: 32 KB
-# times 132 multiprocessors are more than 3.35 TB/s deliver in a latency of 1 us.
-FOLD_PARTS, FOLD_WIDTH, FOLD_WARPS, FOLD_RESIDENT = 16, 32, 4, 16
+# Parts and numbers of a row that a block of the fold loads at once, where there are many parts or
+# few: of many no more numbers than one line of memory, 32 of 4 bytes, so that PVT's maps of 1900
+# rows are thousands of blocks. Each of a multiprocessor's 2048 threads has 16 bytes on the way,
+# which keeps device memory busy: 32 KB times 132 multiprocessors are more than an H100's 3.35 TB/s
+# deliver in a latency of 1 us.
+FOLD_MANY, FOLD_FEW = (16, 32), (4, 128)
+FOLD_FEW_PARTS = 8
+FOLD_WARPS, FOLD_RESIDENT = 4, 16
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,9 @@ def fold(
         inputs["map_partials"], outputs["map_out"] = map_partials, map_out
         (map_parts, outer, inner, map_width), map_strides = map_partials.shape, map_out.stride()
     stride_outer, stride_inner, stride_width = map_strides
-    block_rows, block_width = 1, FOLD_WIDTH
+    few = max(parts, map_parts) <= FOLD_FEW_PARTS
+    block_parts, block_width = FOLD_FEW if few else FOLD_MANY
+    block_rows = 1
     if gpu == INTERPRETER:
         # which takes about as long for a small block
         block_width = block_of(max(width, map_width))
@@ -193,7 +198,7 @@ def fold(
             "stride_row": stack_outs[0].stride(0),
         },
         constants={
-            "BLOCK_PARTS": FOLD_PARTS,
+            "BLOCK_PARTS": block_parts,
             "BLOCK_ROWS": block_rows,
             "BLOCK_WIDTH": block_width,
         },

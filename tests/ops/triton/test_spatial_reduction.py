@@ -50,13 +50,15 @@ def test_the_weight_and_its_gradient_have_one_memory_format(layout):
     weight = weight.contiguous(memory_format=layout)
     dy = torch.randn(2, 6, 24)
     forward, backward = (
-        getattr(torch.ops.pvt_kernels, f"spatial_reduction_{direction}")
+        getattr(torch.ops.pvt_kernels, f"spatial_reduction_{direction}").default
         for direction in ("forward", "backward")
     )
     gradients = []
     for name in ("triton", "reference"):
         _, *saved = forward(x, 7, 11, weight, *vectors, 1e-5, name)
-        gradients.append(backward(dy, x, 7, 11, weight, vectors[1], *saved, name))
+        arguments = (dy, x, 7, 11, weight, vectors[1], *saved, name)
+        gradients.append(backward(*arguments))
+        torch.library.opcheck(backward, arguments, test_utils="test_faketensor")
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
     assert all(dweight.stride() == weight.stride() for _, dweight, *_ in gradients)
     same = triton_reduction._by_token(weight).data_ptr() == weight.data_ptr()
