@@ -32,6 +32,7 @@ from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
+from pvt_kernels.backends.triton import MAX_CHANNELS
 from pvt_kernels.benchmarking.report import wide_console
 from pvt_kernels.benchmarking.shapes import STAGES, LayerShape, stage_shape
 from pvt_kernels.benchmarking.triton_launches import (
@@ -41,6 +42,12 @@ from pvt_kernels.benchmarking.triton_launches import (
 )
 from pvt_kernels.ops.attention import triton as attention
 from pvt_kernels.ops.attention.triton import tiles as attention_tiles
+from pvt_kernels.ops.attention.triton.tiles import WHOLE_WIDTHS
+from pvt_kernels.ops.multi_head_attention.triton import (
+    FUSED_CHANNELS,
+    FUSED_HEAD_DIMS,
+    fused_tile,
+)
 from pvt_kernels.ops.triton_launch import WAVES, Gpu, Launch
 
 from . import ptx
@@ -60,13 +67,17 @@ LAUNCHES = {
     "multi_head_attention": fused_launches,
     "spatial_reduction": reduction_launches,
 }
+# the rest of an op's launches are its backward
+FORWARD_LAUNCHES = {"attention": 1, "multi_head_attention": 1, "spatial_reduction": 2}
 HALF = ("fp16", "bf16")
 PVT_HEAD_DIM = 64
+PVT_LAYERS = [stage_shape(stage, SIZE, BATCH) for stage in STAGES]
+REDUCED = [shape for shape in PVT_LAYERS if shape.sr_ratio > 1]
+OTHER_WIDTHS = [LayerShape(dim, 1, 2, 50, 76, BATCH) for dim in (32, 256, 1024, MAX_CHANNELS)]
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 MAX_FRUGAL_WIDTH = 128
-# head dims below their block's, whose loads are masked; and where they are compiled
+# head dims below their block's, whose loads are masked: one kernel for all of them
 MASKED_WIDTHS = {32: 24, 64: 40, 128: 96, 256: 160}
-MASKED = {80: tuple(DTYPES), 90: ("fp16",)}
 # how many matrix products each turn of a kernel's loops has, all of the same size
 PRODUCTS = {
     "attention_forward": 2,
@@ -77,6 +88,8 @@ PRODUCTS = {
     "dweight": 1,
     "dx": 1,
 }
+# loops without products: dx passes over its rows for their means first
+OTHER_LOOPS = {"dx": 1}
 
 
 @dataclass(frozen=True)
@@ -170,29 +183,40 @@ def cases(archs: list[int], dtypes: list[str]) -> Iterator[Case]:
         unit = attention_tiles.matrix_unit(gpu, DTYPES[dtype][0])
         for index, kernel in enumerate(("forward", "dq", "dkdv")):
             for block, tiles in attention_tiles.TILES[kernel][unit].items():
-                masked = [MASKED_WIDTHS[block]] if dtype in MASKED.get(arch, ()) else []
-                for width, tile in product((block, *masked), tiles):
+                whole = [(block, tile) for tile in tiles if block in WHOLE_WIDTHS]
+                for width, tile in [*whole, (MASKED_WIDTHS[block], tiles[-1])]:
                     shape = LayerShape(2 * width, 2, 8, 200, 304, BATCH)
                     yield Case(arch, dtype, "attention", shape, index, tile)
-        for C, heads in ((32, 1), (64, 1), (128, 2), (128, 4)):
-            shape = LayerShape(C, heads, 8, 200, 304, BATCH)
-            case = Case(arch, dtype, "multi_head_attention", shape, 0)
-            for index in range(len(launches(case, gpu))):
-                yield replace(case, index=index)
-        for stage in (1, 3):
-            case = Case(arch, dtype, "spatial_reduction", stage_shape(stage, SIZE, BATCH), 0)
+        for C, head_dim in product(FUSED_CHANNELS, FUSED_HEAD_DIMS):
+            if head_dim <= C and fused_tile(gpu, DTYPES[dtype][0], C, head_dim):
+                shape = LayerShape(C, C // head_dim, 8, 200, 304, BATCH)
+                yield Case(arch, dtype, "multi_head_attention", shape, 0)
+        seen = set()
+        for op, shape, names in [
+            *(("spatial_reduction", shape, None) for shape in REDUCED),
+            # the kernel whose block is as wide as the layer; and folds of many parts and of few
+            *(("spatial_reduction", shape, ("norm",)) for shape in OTHER_WIDTHS),
+            *(("attention", shape, ("fold",)) for shape in PVT_LAYERS),
+        ]:
+            case = Case(arch, dtype, op, shape, 0)
             for index, launch in enumerate(launches(case, gpu)):
                 name = launch.kernel.fn.__name__.removesuffix("_kernel")
-                # folds are of vectors or of maps, and TF32 is only of products
-                again = name == "fold" and (stage, index) not in ((1, 3), (1, 7))
-                if not again and (name in PRODUCTS or dtype != "tf32"):
+                variant = _variant(name, launch.constants)
+                wanted = names is None or name in names
+                # TF32 is only of products
+                if wanted and variant not in seen and (name in PRODUCTS or dtype != "tf32"):
+                    seen.add(variant)
                     yield replace(case, index=index)
 
 
-def compile_case(case: Case) -> Compiled:
-    if case.tile is not None:
-        attention.tile_of = lambda *_: case.tile
-    launch = launches(case, Gpu(case.arch, H100.multiprocessors))[case.index]
+def launch_of(case: Case) -> Launch:
+    # None: the shape's own
+    attention.tile_of = (lambda *_: case.tile) if case.tile else attention_tiles.tile_of
+    return launches(case, Gpu(case.arch, H100.multiprocessors))[case.index]
+
+
+def specialization(launch: Launch) -> tuple[dict[str, str], dict]:
+    """The arguments' types, and what is known of them: addresses are multiples of 16 bytes."""
     signature, alignment = {}, {}
     tensors = launch.inputs | launch.outputs
     for i, parameter in enumerate(launch.kernel.params):
@@ -206,6 +230,12 @@ def compile_case(case: Case) -> Compiled:
             signature[name] = "fp32"
         else:
             signature[name] = parameter.annotation_type
+    return signature, alignment
+
+
+def compile_case(case: Case) -> Compiled:
+    launch = launch_of(case)
+    signature, alignment = specialization(launch)
     source = ASTSource(launch.kernel, signature, launch.constants, alignment)
     arch = SAME_PTX.get(case.arch, case.arch)
     compiled = _compile(source, arch, launch)
@@ -257,7 +287,10 @@ def _work(name: str, text: str, launch: Launch) -> tuple[float, ...]:
     depth = constants.get("BLOCK_D") or constants["BLOCK_K"]
     needed = PRODUCTS[name] * math.prod((constants["BLOCK_M"], constants["BLOCK_N"], depth))
     loops = ptx.innermost_loops(text) or [None]
-    return tuple(ptx.multiply_adds(text, launch.warps, lines) / needed for lines in loops)
+    work = [ptx.multiply_adds(text, launch.warps, lines) / needed for lines in loops]
+    if len(work) > OTHER_LOOPS.get(name, 0):
+        work = sorted(work)[OTHER_LOOPS.get(name, 0) :]
+    return tuple(work)
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
@@ -290,7 +323,7 @@ def _resident(device: Multiprocessor, warps: int, registers: int, shared: int, c
 
 
 def waves(compiled: list[Compiled], stages: tuple[int, ...]) -> list[tuple[str, ...]]:
-    """Rows (stage, kernel, blocks, resident, waves) of fp16 on an H100, at 800x1216, batch 2."""
+    """Rows of WAVE_COLUMNS for fp16 on an H100, at 800x1216, batch 2."""
     resident = {_variant(c.name, c.constants): c.resident for c in compiled if _is_h100_fp16(c)}
     rows = []
     for stage in stages:
@@ -300,12 +333,9 @@ def waves(compiled: list[Compiled], stages: tuple[int, ...]) -> list[tuple[str, 
                 continue
             for index, launch in enumerate(launches(Case(90, "fp16", op, shape, 0), H100)):
                 name = launch.kernel.fn.__name__.removesuffix("_kernel")
-                if name not in PRODUCTS:
-                    continue
                 held = resident[_variant(name, launch.constants)]
                 count = launch.blocks / (held * H100.multiprocessors)
-                forward = index == 0 or op == "multi_head_attention"
-                direction = "forward" if forward else "backward"
+                direction = "forward" if index < FORWARD_LAUNCHES[op] else "backward"
                 rows.append(
                     (str(stage), name, direction, f"{launch.blocks}", f"{held}", f"{count:.1f}")
                 )
@@ -317,14 +347,20 @@ def _is_h100_fp16(compiled: Compiled) -> bool:
 
 
 def _variant(name: str, constants: dict[str, int | str]) -> tuple:
-    # widths change little: the products are compiled for stages 1 and 3
-    return name, *(v for k, v in constants.items() if k not in ("C", "R", "HEADS"))
+    """What of a kernel's constants makes another binary, as far as its resources go.
+
+    R never does, and C where the blocks are the same only for dx, which has no loop where all
+    channels fit in one step.
+    """
+    differs = {k: v for k, v in constants.items() if k not in ("C", "R")}
+    looped = name == "dx" and constants["C"] > constants["BLOCK_K"]
+    return name, looped, *differs.items()
 
 
 def rows_of(compiled: list[Compiled]) -> Iterator[tuple[str, ...]]:
     for c in compiled:
         constants = c.constants
-        width = f"d = {constants['D']}" if "D" in constants else f"C = {c.case.stage.dim}"
+        width = f"d = {c.case.head_dim}" if "WHOLE" in constants else f"C = {c.case.stage.dim}"
         blocks = [str(v) for k, v in constants.items() if k.startswith("BLOCK") and k != "BLOCK_D"]
         yield (
             c.name,
@@ -387,7 +423,8 @@ def main() -> int:
     print_table(console, f"Triton {triton.__version__}", COLUMNS, rows)
     text = f"# Triton kernels as compiled by Triton {triton.__version__}\n\n"
     text += markdown(COLUMNS, rows)
-    if any(_is_h100_fp16(c) for c in compiled):
+    # waves need what a multiprocessor holds of every kernel
+    if not faults and any(_is_h100_fp16(c) for c in compiled):
         wave_rows = waves(compiled, tuple(STAGES))
         title = f"fp16 on an H100 at {SIZE[0]}x{SIZE[1]}, batch {BATCH}"
         print_table(console, title, WAVE_COLUMNS, wave_rows)

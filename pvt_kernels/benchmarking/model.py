@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from pvt_kernels.benchmarking import cuda_launches
 from pvt_kernels.benchmarking.shapes import LayerShape, Size, format_size, stage_shape
 
 
@@ -52,7 +53,8 @@ class KernelCost:
     """One kernel of a layer, or one product that PyTorch computes.
 
     Attributes:
-        name: of the kernel as `make aot` lists it, without "_kernel"; else of the product.
+        name: of the kernel as `make aot` lists it, without "_kernel", and for a fold its op's;
+            else of the product or the copy.
         flops: multiplications and additions of its matrix products.
         bytes: inputs read once and outputs written once.
     """
@@ -77,6 +79,7 @@ def forward_costs(shape: LayerShape, dtype: torch.dtype) -> list[KernelCost]:
         z = 4 * b * m * c
         patches = b * m * r * r * c * size
         costs += [
+            _weight_copy(shape, dtype),
             KernelCost("convolution", 2 * b * m * (r * c) ** 2, patches + r * r * weight + z),
             # the normalised rows and rstd are saved in fp32
             KernelCost("norm", 0, z + y + 4 * b * m * (c + 1)),
@@ -110,38 +113,48 @@ def backward_costs(shape: LayerShape, dtype: torch.dtype) -> list[KernelCost]:
         KernelCost("out projection", 4 * b * n * c * c, 3 * x + 2 * weight),
         # S, dP and dQ; reads do, q, o, k, v and lse, writes dq and delta
         KernelCost("attention_dq", 3 * product, 4 * x + 2 * y + 2 * lse),
-        # S, dP, dV and dK; reads do, q, k, v, lse and delta, writes dk and dv
-        KernelCost("attention_dkdv", 4 * product, 2 * x + 4 * y + 2 * lse),
+        # S, dP, dV and dK; reads do, q, k, v, lse and delta; the fold writes dk and dv
+        KernelCost("attention_dkdv", 4 * product, 2 * x + 2 * y + 2 * lse),
+        KernelCost("attention_fold", 0, 2 * y),
         KernelCost("kv projection", 8 * b * m * c * c, 5 * y + 4 * weight),
         KernelCost("q projection", 4 * b * n * c * c, 3 * x + 2 * weight),
     ]
     if r > 1:
         patches, flops = b * m * r * r * c * size, 2 * b * m * (r * c) ** 2
         costs += [
-            KernelCost("norm_backward", 0, 2 * y + 4 * b * m * (c + 1)),
-            KernelCost("dweight", flops, patches + y + r * r * weight),
-            KernelCost("dx", flops, y + r * r * weight + x),
+            _weight_copy(shape, dtype),
+            # reads dy, the normalised rows, rstd and the weight, writes dx and dz
+            KernelCost("dx", flops, 2 * y + 4 * b * m * (c + 1) + r * r * weight + x),
+            KernelCost("dweight", flops, patches + y),
+            KernelCost("reduction_fold", 0, r * r * weight),
         ]
     return costs
 
 
+def _weight_copy(shape: LayerShape, dtype: torch.dtype) -> KernelCost:
+    """The convolution's weight, into the order of the tokens unless it is in channels_last."""
+    return KernelCost("weight copy", 0, 2 * (shape.sr_ratio * shape.dim) ** 2 * dtype.itemsize)
+
+
 def waves(shape: LayerShape, gpu: GpuModel, dtype: torch.dtype) -> dict[str, float]:
-    """Blocks of each Triton kernel, as multiples of what the GPU holds at once.
+    """Blocks of each kernel that runs there, as multiples of what the GPU holds at once.
 
-    Empty where Triton is not installed, and for GPUs on which its kernels do not run.
+    From compute capability 8.0 on these are the Triton kernels', and nothing where Triton is not
+    installed; before, the CUDA kernels'.
     """
-    if find_spec("triton") is None or gpu.arch < 80:
+    if gpu.arch < 80:
+        blocks = cuda_launches.blocks_of_a_layer(shape, dtype, gpu.multiprocessors)
+        resident = cuda_launches.RESIDENT.get(dtype, {})
+    elif find_spec("triton") is None:
         return {}
-    from pvt_kernels.benchmarking.triton_launches import launches_of_a_layer
-    from pvt_kernels.ops.triton_launch import Gpu
+    else:
+        from pvt_kernels.benchmarking.triton_launches import launches_of_a_layer
+        from pvt_kernels.ops.triton_launch import Gpu
 
-    launches = launches_of_a_layer(shape, dtype, Gpu(gpu.arch, gpu.multiprocessors))
-    return {
-        launch.kernel.fn.__name__.removesuffix("_kernel"): launch.blocks
-        / (launch.resident * gpu.multiprocessors)
-        for launch in launches
-        if launch.resident
-    }
+        launches = launches_of_a_layer(shape, dtype, Gpu(gpu.arch, gpu.multiprocessors))
+        blocks = {name: launch.blocks for name, launch in launches.items()}
+        resident = {name: launch.resident for name, launch in launches.items()}
+    return {name: n / (resident[name] * gpu.multiprocessors) for name, n in blocks.items()}
 
 
 def print_model(
@@ -155,8 +168,9 @@ def print_model(
     """One table an image size: every kernel's operations, bytes, roofline and waves."""
     for size in sizes:
         title = f"{gpu.name}, {dtype}, {batch} x {format_size(size)}: the least time, not measured"
+        caption = f"waves of the {'CUDA' if gpu.arch < 80 else 'Triton'} kernels"
         columns = ("stage", "kernel", "GFLOP", "MB", "roofline, us", "bound by", "waves")
-        table = Table(*columns, title=title)
+        table = Table(*columns, title=title, caption=caption)
         for column in table.columns[2:]:
             column.justify = "right"
         for stage in stages:

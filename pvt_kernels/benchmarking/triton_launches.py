@@ -12,10 +12,18 @@ from pvt_kernels.ops.spatial_reduction import triton as spatial_reduction
 from pvt_kernels.ops.triton_launch import Gpu, Launch
 
 
-def launches_of_a_layer(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[Launch]:
-    """Forward and backward of every op, on tensors of device meta."""
-    launches = fused_launches(shape, dtype, gpu)[:1] + attention_launches(shape, dtype, gpu)
-    return launches + (reduction_launches(shape, dtype, gpu) if shape.sr_ratio > 1 else [])
+def launches_of_a_layer(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> dict[str, Launch]:
+    """Forward and backward of every op, on tensors of device meta, by the names of their costs."""
+    named = {}
+    for op, launches in (
+        ("multi_head_attention", fused_launches(shape, dtype, gpu)),
+        ("attention", attention_launches(shape, dtype, gpu)),
+        ("reduction", reduction_launches(shape, dtype, gpu) if shape.sr_ratio > 1 else []),
+    ):
+        for launch in launches:
+            kernel = launch.kernel.__name__.removesuffix("_kernel")
+            named[f"{op}_fold" if kernel == "fold" else kernel] = launch
+    return named
 
 
 def attention_launches(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[Launch]:
@@ -25,7 +33,7 @@ def attention_launches(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[
     k, v = _empty(B, M, 2, heads, shape.dim // heads, dtype=dtype).unbind(2)
     lse = _empty(B, heads, N, dtype=torch.float32)
     forward, _ = attention.forward_launches(gpu, q, k, v, 1.0)
-    backward, _ = attention.backward_launches(gpu, q, q, k, v, q, lse, 1.0)
+    backward, _ = attention.backward_launches(gpu, q, q, k, v, q, lse, k, v, 1.0)
     return forward + backward
 
 
@@ -47,7 +55,7 @@ def reduction_launches(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[
 
 
 def fused_launches(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[Launch]:
-    """The fused forward in inference and in training; nothing where the layer is not fused."""
+    """The fused forward in inference; nothing where the layer is not fused."""
     B, N, M, C = shape.batch, shape.queries, shape.keys, shape.dim
     tile = multi_head_attention.fused_tile(gpu, dtype, C, C // shape.heads)
     if tile is None:
@@ -56,10 +64,7 @@ def fused_launches(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[Laun
         _empty(*sizes, dtype=dtype) for sizes in ((B, N, C), (B, M, 2 * C), (C, C), (C,))
     )
     layers = (weight, bias, weight, bias)
-    return [
-        multi_head_attention.fused_launch(tile, x, kv, *layers, shape.heads, 1.0, save)[0]
-        for save in (False, True)
-    ]
+    return [multi_head_attention.fused_launch(tile, x, kv, *layers, shape.heads, 1.0, False)[0]]
 
 
 def _empty(*sizes: int, dtype: torch.dtype) -> Tensor:

@@ -17,6 +17,31 @@ def with_adjacent_channels(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
+def has_aligned_rows(tensor: Tensor, elements: int) -> bool:
+    """Whether channels are adjacent, the address is a multiple of 16 bytes, and every other stride
+    one of `elements`."""
+    rows = zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
+    return (
+        tensor.stride(-1) == 1
+        and tensor.data_ptr() % 16 == 0
+        # a dimension of size 1 may have any stride
+        and all(stride % elements == 0 for size, stride in rows if size > 1)
+    )
+
+
+def aligned_contiguous(tensor: Tensor) -> Tensor:
+    """The tensor itself where it is contiguous from a multiple of 16 bytes on, else a copy."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
+
+def memory_format(weight: Tensor) -> torch.memory_format:
+    """Of a convolution's weight, and so of its gradient: channels_last where it is no other."""
+    if weight.is_contiguous() or not weight.is_contiguous(memory_format=torch.channels_last):
+        return torch.contiguous_format
+    return torch.channels_last
+
+
 def dtype_name(tensor: Tensor) -> str:
     """ "float32", "bfloat16" or "float16", as the kernels call it."""
     return _DTYPE_NAMES[tensor.dtype]

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
-from pvt_kernels.ops.tensors import allows_tf32
+from pvt_kernels.ops.tensors import allows_tf32, has_aligned_rows
 from pvt_kernels.ops.triton_fold import fold_kernel
 
-# 8 elements are 16 bytes of a 16-bit dtype, the widest load
-WIDE_STRIDE = 8
+# 8 elements are 16 bytes of a 16-bit dtype, the widest load. Kernels take strides and widths in
+# units of as many: so the compiler knows that rows are aligned, whatever the numbers are, and
+# compiles nothing anew when they change.
+UNIT = tl.constexpr(8)
 # with fewer blocks than this times what a GPU holds, the last wave, not full, weighs too much
 WAVES = 2
-# numbers up to which a sum is of vectors, such as a bias's gradient: few blocks, of many parts
-FOLD_VECTOR = 2048
+# Parts and numbers of a row that a block of the fold loads at once, where there are many parts or
+# few: of many no more numbers than one line of memory, 32 of 4 bytes, so that PVT's maps of 1900
+# rows are thousands of blocks. Each of a multiprocessor's 2048 threads has 16 bytes on the way,
+# which keeps device memory busy: 32 KB times 132 multiprocessors are more than an H100's 3.35 TB/s
+# deliver in a latency of 1 us.
+FOLD_MANY, FOLD_FEW = (16, 32), (4, 128)
+FOLD_FEW_PARTS = 8
+FOLD_WARPS, FOLD_RESIDENT = 4, 16
 
 
 @dataclass(frozen=True)
@@ -41,8 +51,8 @@ INTERPRETER = Gpu(arch=80, multiprocessors=2)
 class Launch:
     """A kernel with everything that it is called with; `blocks` of threads in a grid of one axis.
 
-    One axis, since the others end at 65535 blocks. `resident` is how many of them the tile's table
-    says that a multiprocessor holds at once, 0 where there is no table.
+    One axis, since the others end at 65535 blocks. `resident` is how many of them a multiprocessor
+    holds at once, by registers and shared memory.
     """
 
     kernel: triton.JITFunction
@@ -53,7 +63,7 @@ class Launch:
     constants: dict[str, int | str]
     warps: int = 4
     stages: int = 1
-    resident: int = 0
+    resident: int = 1
 
 
 def run(*launches: Launch) -> None:
@@ -82,21 +92,32 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32" if dtype == torch.float32 and allows_tf32() else "ieee"
 
 
-def strides(axes: str, **tensors: Tensor) -> tuple[dict[str, int], int]:
-    """The arguments stride_<name><axis> of the tensors' leading dimensions, and their unit.
+def wide_rows(tensor: Tensor) -> Tensor:
+    """The tensor itself where each row of its last dimension can be read 16 bytes at a time.
 
-    Strides are passed in units of WIDE_STRIDE elements where all are multiples of it: so the
-    compiler knows that rows are aligned for wide loads, whatever the strides are, and compiles
-    nothing anew when they change.
+    Else a copy with rows that are padded up to a multiple of UNIT in memory, but not in its shape:
+    so kernels see nothing but addresses that are multiples of 16 bytes and strides that are
+    multiples of UNIT, and each is compiled once for all.
     """
-    elements = {
+    if has_aligned_rows(tensor, UNIT.value):
+        return tensor
+    *rows, width = tensor.shape
+    return tensor.new_empty(*rows, padded(width))[..., :width].copy_(tensor)
+
+
+def padded(width: int) -> int:
+    """The multiple of UNIT from `width` on."""
+    return triton.cdiv(width, UNIT.value) * UNIT.value
+
+
+def strides(axes: str, **tensors: Tensor) -> dict[str, int]:
+    """The arguments stride_<name><axis> of the leading dimensions, in units, of wide rows."""
+    return {
         # a dimension of size 1 may have any stride
-        f"stride_{name}{axis}": stride if size > 1 else 0
+        f"stride_{name}{axis}": stride // UNIT.value if size > 1 else 0
         for name, tensor in tensors.items()
         for axis, size, stride in zip(axes, tensor.shape, tensor.stride(), strict=False)
     }
-    unit = WIDE_STRIDE if all(stride % WIDE_STRIDE == 0 for stride in elements.values()) else 1
-    return {name: stride // unit for name, stride in elements.items()}, unit
 
 
 def splits_of(gpu: Gpu, resident: int, blocks: int, steps: int) -> int:
@@ -115,23 +136,74 @@ def splits_of(gpu: Gpu, resident: int, blocks: int, steps: int) -> int:
     )
 
 
-def fold(gpu: Gpu, partials: Tensor, out: Tensor) -> Launch:
-    """out = partials (parts, ...) summed over the parts, always in the same order."""
-    # parts that a block loads at once, and numbers of each
-    parts, elements = (64, 32) if out.numel() <= FOLD_VECTOR else (8, 128)
+def fold(
+    gpu: Gpu,
+    stack: Tensor,
+    stack_outs: Sequence[Tensor],
+    map_partials: Tensor | None = None,
+    map_out: Tensor | None = None,
+) -> Launch:
+    """Sums over the parts of partial results in fp32, always in the same order, in one launch.
+
+    Args:
+        stack: (parts, outs, rows, width), contiguous.
+        stack_outs: one to three of shape (rows, width), with the same strides, rows contiguous.
+        map_partials: (parts, outer, inner, width), contiguous, if there is a map too.
+        map_out: (outer, inner, width), with any strides.
+    """
+    parts, outs, rows, width = stack.shape
+    inputs = {
+        "stack_partials": stack,
+        # outs that are not there have no blocks, but pointers of the same type
+        **{f"stack_out_{i}": stack_outs[0] for i in range(outs, 3)},
+    }
+    outputs = {f"stack_out_{i}": out for i, out in enumerate(stack_outs)}
+    if map_partials is None:
+        inputs |= {"map_partials": stack, "map_out": stack_outs[0]}
+        (map_parts, outer, inner, map_width), map_strides = (0, 0, 1, 0), (0, 0, 0)
+    else:
+        inputs["map_partials"], outputs["map_out"] = map_partials, map_out
+        (map_parts, outer, inner, map_width), map_strides = map_partials.shape, map_out.stride()
+    stride_outer, stride_inner, stride_width = map_strides
+    few = max(parts, map_parts) <= FOLD_FEW_PARTS
+    block_parts, block_width = FOLD_FEW if few else FOLD_MANY
+    block_rows = 1
     if gpu == INTERPRETER:
-        elements = 2**14
+        # which takes about as long for a small block
+        block_width = block_of(max(width, map_width))
+        block_rows = max(1, 2**14 // block_width)
+
+    def blocks_of(rows: int, width: int) -> int:
+        return triton.cdiv(rows, block_rows) * triton.cdiv(width, block_width)
+
     return Launch(
         fold_kernel,
-        blocks=triton.cdiv(out.numel(), elements),
-        inputs={"partials": partials},
-        outputs={"out": out},
+        blocks=blocks_of(outer * inner, map_width) + blocks_of(outs * rows, width),
+        inputs=inputs,
+        outputs=outputs,
         numbers={
-            "size": out.numel(),
-            "stride": partials.stride(0),
-            "parts": partials.shape[0],
+            "map_parts": map_parts,
+            "map_size": outer * inner * map_width,
+            "map_rows": outer * inner,
+            "map_inner": inner,
+            "map_width": map_width,
+            "stride_outer": stride_outer,
+            "stride_inner": stride_inner,
+            "stride_width": stride_width,
+            "stack_parts": parts,
+            "stack_size": outs * rows * width,
+            "stack_outs": outs,
+            "stack_rows": rows,
+            "stack_width": width,
+            "stride_row": stack_outs[0].stride(0),
         },
-        constants={"BLOCK_PARTS": parts, "BLOCK": elements},
+        constants={
+            "BLOCK_PARTS": block_parts,
+            "BLOCK_ROWS": block_rows,
+            "BLOCK_WIDTH": block_width,
+        },
+        warps=FOLD_WARPS,
+        resident=FOLD_RESIDENT,
     )
 
 

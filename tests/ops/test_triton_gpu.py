@@ -1,4 +1,4 @@
-"""The Triton backend on the GPU at hand; without one, test_triton.py interprets the kernels."""
+"""The Triton backend on the GPU at hand; without one, triton/ interprets the kernels."""
 
 import pytest
 import torch

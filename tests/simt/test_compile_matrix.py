@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from pvt_kernels import _C
+from pvt_kernels.benchmarking import cuda_launches
+from pvt_kernels.benchmarking.shapes import STAGES, stage_shape
 
 from .device import ROOT, SHARED_MEMORY
 from .nvrtc import compile_kernels
@@ -224,14 +227,14 @@ def test_the_oldest_cuda_compiles_the_kernels(arch, atoms):
     assert len(usage) == len(names)
 
 
-def test_dk_dv_fills_a_v100_twice(device):
-    """800x1216, two images: what their 2, 4, 10 and 16 heads give."""
+@pytest.mark.parametrize("stage", STAGES)
+def test_dk_dv_fills_a_v100_twice(device, stage):
     device.multiprocessors = 80
-    for tokens, heads in ((60800, 1), (15200, 2), (3800, 5), (950, 8)):
-        call = device.run(
-            "tests.simt.calls.backward_workspace", 2, tokens, 950, heads, 64, "float16"
-        )
-        rows = math.ceil(2 * heads * tokens / 4) * 4
-        splits = (call / 4 - rows) / (2 * 2 * heads * 950 * 64)
-        blocks = math.ceil(950 / 64) * splits * 2 * heads
-        assert blocks >= 2 * 2 * 80, f"{blocks} blocks, of which a V100 holds 160 at a time"
+    shape = stage_shape(stage, (800, 1216), batch=2)
+    sizes = (shape.batch, shape.queries, shape.keys, shape.heads, 64)
+    call = device.run("tests.simt.calls.backward_workspace", *sizes, "float16")
+    rows = math.ceil(2 * shape.heads * shape.queries / 4) * 4
+    splits = (call / 4 - rows) / (2 * 2 * shape.heads * shape.keys * 64)
+    assert splits == cuda_launches.dkdv_splits(shape, torch.float16, 80)
+    blocks = cuda_launches.blocks_of_a_layer(shape, torch.float16, 80)["attention_dkdv"]
+    assert blocks >= 2 * 2 * 80, f"{blocks} blocks, of which a V100 holds 160 at a time"

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pvt_kernels import _C
-from pvt_kernels.ops.cuda_tensors import aligned, contiguous, device_and_stream
-from pvt_kernels.ops.tensors import dtype_name
+from pvt_kernels.ops.cuda_tensors import aligned, device_and_stream
+from pvt_kernels.ops.tensors import aligned_contiguous, dtype_name
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -27,7 +27,7 @@ def backward(
     """dq, dk, dv, as attention_backward in op.py has them."""
     do, q, k, v, o = (aligned(t) for t in (do, q, k, v, o))
     dq, dk, dv = (t.new_empty(t.shape) for t in (q, k, v))
-    lse = contiguous(lse)
+    lse = aligned_contiguous(lse)
     call = _call(q, k, scale)
     workspace = q.new_empty(_C.cuda.attention_backward_workspace(call), dtype=torch.uint8)
     _C.cuda.attention_backward(

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pvt_kernels import _C
-from pvt_kernels.ops.cuda_tensors import aligned, contiguous, device_and_stream
-from pvt_kernels.ops.tensors import dtype_name
+from pvt_kernels.ops.cuda_tensors import aligned, device_and_stream
+from pvt_kernels.ops.tensors import aligned_contiguous, dtype_name
 
 
 def forward(
@@ -26,7 +26,7 @@ def forward(
     M = (H // R) * (W // R)
     x = aligned(x)
     matrix = _matrix(weight)
-    vectors = [contiguous(t.float()) for t in (bias, norm_weight, norm_bias)]
+    vectors = [aligned_contiguous(t.float()) for t in (bias, norm_weight, norm_bias)]
     y = x.new_empty(B, M, C)
     normalized = x.new_empty(B, M, C, dtype=torch.float32)
     rstd = x.new_empty(B, M, dtype=torch.float32)
@@ -54,8 +54,8 @@ def backward(
     B, N, C = x.shape
     R = weight.shape[-1]
     x = aligned(x)
-    dy, normalized, rstd = (contiguous(t) for t in (dy, normalized, rstd))
-    matrix, gamma = _matrix(weight), contiguous(norm_weight.float())
+    dy, normalized, rstd = (aligned_contiguous(t) for t in (dy, normalized, rstd))
+    matrix, gamma = _matrix(weight), aligned_contiguous(norm_weight.float())
     # tokens of no patch stay as they are
     left_over = H % R or W % R
     dx = x.new_zeros(B, N, C) if left_over else x.new_empty(B, N, C)
@@ -81,7 +81,7 @@ def backward(
 
 def _matrix(weight: Tensor) -> Tensor:
     """(C_out, C_in, R, R) -> (R, R, C_in, C_out): rows in the order in which a patch lies in x."""
-    return contiguous(weight.permute(2, 3, 1, 0))
+    return aligned_contiguous(weight.permute(2, 3, 1, 0))
 
 
 def _tokens(x: Tensor) -> _C.cuda.Tokens:

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import register_flop_formula
 from pvt_kernels.backends import SpatialReductionInputs, choose, get
 from pvt_kernels.ops import autocast, checks
 from pvt_kernels.ops.operators import fake, operator
+from pvt_kernels.ops.tensors import memory_format
 
 
 def spatial_reduction(
@@ -131,7 +132,10 @@ def spatial_reduction_backward(
     rstd: Tensor,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dx, dweight, dbias, dnorm_weight, dnorm_bias, contiguous. `dy` may have any strides."""
+    """dx, dweight, dbias, dnorm_weight, dnorm_bias. `dy` may have any strides.
+
+    All contiguous, but dweight in the memory format channels_last where weight is.
+    """
     op = "spatial_reduction_backward"
     _check(x, H, W, weight, weight[:, 0, 0, 0], norm_weight, norm_weight, eps=1.0)
     B, _, C = x.shape
@@ -144,7 +148,8 @@ def spatial_reduction_backward(
         checks.check_device(op, name, tensor, "x", x)
     backward = get(backend).implementations["spatial_reduction"].backward
     with autocast.suspended(x):
-        return backward(dy, x, H, W, weight, norm_weight, normalized, rstd)
+        dx, dweight, *dvectors = backward(dy, x, H, W, weight, norm_weight, normalized, rstd)
+    return dx, dweight.contiguous(memory_format=memory_format(weight)), *dvectors
 
 
 @fake(spatial_reduction_backward)
@@ -162,7 +167,7 @@ def _(
     C = x.shape[-1]
     return (
         x.new_empty(x.shape),
-        weight.new_empty(weight.shape),
+        torch.empty_like(weight, memory_format=memory_format(weight)),
         weight.new_empty(C),
         norm_weight.new_empty(C),
         norm_weight.new_empty(C),

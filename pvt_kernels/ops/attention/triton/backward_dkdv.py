@@ -10,8 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pvt_kernels.ops.attention.triton.tiles import SIZES, Tile, block_d, strides_of
-from pvt_kernels.ops.triton_launch import Launch, precision, strides
+from pvt_kernels.ops.attention.triton.forward import load_rows
+from pvt_kernels.ops.attention.triton.tiles import SIZES, Tile, head_dim_arguments, strides_of
+from pvt_kernels.ops.triton_launch import UNIT, Launch, precision, strides
 
 
 def attention_dkdv_launch(
@@ -29,7 +30,8 @@ def attention_dkdv_launch(
     """Writes partials (splits, 2, B, M, heads, d) in fp32: every split's share of dk and of dv."""
     B, N, heads, D = q.shape
     M = k.shape[1]
-    head_strides, unit = strides("bnh", do=do, q=q, k=k, v=v)
+    head_strides = strides("bnh", do=do, q=q, k=k, v=v)
+    head_dim, head_constants = head_dim_arguments(D)
     return Launch(
         attention_dkdv_kernel,
         blocks=triton.cdiv(M, tile.keys) * B * heads * splits,
@@ -42,12 +44,11 @@ def attention_dkdv_launch(
             "M": M,
             "heads": heads,
             "splits": splits,
+            **head_dim,
             **head_strides,
         },
         constants={
-            "STRIDE_UNIT": unit,
-            "D": D,
-            "BLOCK_D": block_d(D),
+            **head_constants,
             "BLOCK_N": tile.queries,
             "BLOCK_M": tile.keys,
             "PRECISION": precision(q.dtype),
@@ -72,6 +73,7 @@ def attention_dkdv_kernel(
     N: tl.int32,
     M: tl.int32,
     heads: tl.int32,
+    D: tl.int32,
     splits: tl.int32,
     stride_dob: tl.int64,
     stride_don: tl.int64,
@@ -85,8 +87,7 @@ def attention_dkdv_kernel(
     stride_vb: tl.int64,
     stride_vn: tl.int64,
     stride_vh: tl.int64,
-    STRIDE_UNIT: tl.constexpr,
-    D: tl.constexpr,
+    WHOLE: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -106,17 +107,18 @@ def attention_dkdv_kernel(
     o_m = start_m + tl.arange(0, BLOCK_M)
     o_n = tl.arange(0, BLOCK_N)
     o_d = tl.arange(0, BLOCK_D)
-    m_d = o_d < D
+    head_dim = BLOCK_D if WHOLE else D * UNIT
+    m_d = o_d < head_dim
     m_md = (o_m < M)[:, None] & m_d[None, :]
 
-    do += (i_b * stride_dob + i_h * stride_doh + start_n * stride_don) * STRIDE_UNIT
-    q += (i_b * stride_qb + i_h * stride_qh + start_n * stride_qn) * STRIDE_UNIT
-    k += (i_b * stride_kb + i_h * stride_kh) * STRIDE_UNIT
-    v += (i_b * stride_vb + i_h * stride_vh) * STRIDE_UNIT
-    p_do = do + o_n.to(tl.int64)[:, None] * (stride_don * STRIDE_UNIT) + o_d[None, :]
-    p_q = q + o_n.to(tl.int64)[:, None] * (stride_qn * STRIDE_UNIT) + o_d[None, :]
-    p_k = k + o_m.to(tl.int64)[:, None] * (stride_kn * STRIDE_UNIT) + o_d[None, :]
-    p_v = v + o_m.to(tl.int64)[:, None] * (stride_vn * STRIDE_UNIT) + o_d[None, :]
+    do += (i_b * stride_dob + i_h * stride_doh + start_n * stride_don) * UNIT
+    q += (i_b * stride_qb + i_h * stride_qh + start_n * stride_qn) * UNIT
+    k += (i_b * stride_kb + i_h * stride_kh) * UNIT
+    v += (i_b * stride_vb + i_h * stride_vh) * UNIT
+    p_do = do + o_n.to(tl.int64)[:, None] * (stride_don * UNIT) + o_d[None, :]
+    p_q = q + o_n.to(tl.int64)[:, None] * (stride_qn * UNIT) + o_d[None, :]
+    p_k = k + o_m.to(tl.int64)[:, None] * (stride_kn * UNIT) + o_d[None, :]
+    p_v = v + o_m.to(tl.int64)[:, None] * (stride_vn * UNIT) + o_d[None, :]
     p_lse = lse + i_bh * N + start_n + o_n
     p_delta = delta + i_bh * N + start_n + o_n
 
@@ -128,19 +130,15 @@ def attention_dkdv_kernel(
 
     full = start_n + (end_n - start_n) // BLOCK_N * BLOCK_N
     for _ in range(start_n, full, BLOCK_N):
-        if BLOCK_D == D:
-            b_q = tl.load(p_q)
-            b_do = tl.load(p_do)
-        else:
-            b_q = tl.load(p_q, mask=m_d[None, :], other=0.0)
-            b_do = tl.load(p_do, mask=m_d[None, :], other=0.0)
+        b_q = load_rows(p_q, m_d, WHOLE)
+        b_do = load_rows(p_do, m_d, WHOLE)
         b_lse = tl.load(p_lse)
         b_delta = tl.load(p_delta)
         b_dk, b_dv = _accumulate(
             b_k, b_v, b_q, b_do, b_lse, b_delta, b_dk, b_dv, scale_log2, PRECISION
         )
-        p_q += BLOCK_N * stride_qn * STRIDE_UNIT
-        p_do += BLOCK_N * stride_don * STRIDE_UNIT
+        p_q += BLOCK_N * stride_qn * UNIT
+        p_do += BLOCK_N * stride_don * UNIT
         p_lse += BLOCK_N
         p_delta += BLOCK_N
     for start in tl.range(full, end_n, BLOCK_N, num_stages=1):
@@ -154,10 +152,10 @@ def attention_dkdv_kernel(
             b_k, b_v, b_q, b_do, b_lse, b_delta, b_dk, b_dv, scale_log2, PRECISION
         )
 
-    # (splits, 2, B, M, heads, D)
-    size = B.to(tl.int64) * M * heads * D
-    partials += i_s * 2 * size + (i_b * M * heads + i_h) * D
-    o_md = o_m.to(tl.int64)[:, None] * (heads * D) + o_d[None, :]
+    # (splits, 2, B, M, heads, head_dim)
+    size = B.to(tl.int64) * M * heads * head_dim
+    partials += i_s * 2 * size + (i_b * M * heads + i_h) * head_dim
+    o_md = o_m.to(tl.int64)[:, None] * (heads * head_dim) + o_d[None, :]
     tl.store(partials + o_md, b_dk * scale, mask=m_md)
     tl.store(partials + size + o_md, b_dv, mask=m_md)
 

@@ -6,8 +6,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pvt_kernels.ops.attention.triton.tiles import SIZES, Tile, block_d, strides_of
-from pvt_kernels.ops.triton_launch import Launch, precision, strides
+from pvt_kernels.ops.attention.triton.forward import load_rows
+from pvt_kernels.ops.attention.triton.tiles import SIZES, Tile, head_dim_arguments, strides_of
+from pvt_kernels.ops.triton_launch import UNIT, Launch, precision, strides
 
 
 def attention_dq_launch(
@@ -24,17 +25,23 @@ def attention_dq_launch(
 ) -> Launch:
     """Writes dq, shaped like q, and delta (B, heads, N) in fp32. o and lse are contiguous."""
     B, N, heads, D = q.shape
-    head_strides, unit = strides("bnh", do=do, q=q, k=k, v=v)
+    head_strides = strides("bnh", do=do, q=q, k=k, v=v)
+    head_dim, head_constants = head_dim_arguments(D)
     return Launch(
         attention_dq_kernel,
         blocks=triton.cdiv(N, tile.queries) * B * heads,
         inputs={"do": do, "q": q, "k": k, "v": v, "o": o, "lse": lse},
         outputs={"dq": dq, "delta": delta},
-        numbers={"scale": scale, "N": N, "M": k.shape[1], "heads": heads, **head_strides},
+        numbers={
+            "scale": scale,
+            "N": N,
+            "M": k.shape[1],
+            "heads": heads,
+            **head_dim,
+            **head_strides,
+        },
         constants={
-            "STRIDE_UNIT": unit,
-            "D": D,
-            "BLOCK_D": block_d(D),
+            **head_constants,
             "BLOCK_N": tile.queries,
             "BLOCK_M": tile.keys,
             "PRECISION": precision(q.dtype),
@@ -59,6 +66,7 @@ def attention_dq_kernel(
     N: tl.int32,
     M: tl.int32,
     heads: tl.int32,
+    D: tl.int32,
     stride_dob: tl.int64,
     stride_don: tl.int64,
     stride_doh: tl.int64,
@@ -71,8 +79,7 @@ def attention_dq_kernel(
     stride_vb: tl.int64,
     stride_vn: tl.int64,
     stride_vh: tl.int64,
-    STRIDE_UNIT: tl.constexpr,
-    D: tl.constexpr,
+    WHOLE: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -86,20 +93,21 @@ def attention_dq_kernel(
     o_m = tl.arange(0, BLOCK_M)
     o_d = tl.arange(0, BLOCK_D)
     m_n = o_n < N
-    m_d = o_d < D
+    head_dim = BLOCK_D if WHOLE else D * UNIT
+    m_d = o_d < head_dim
     m_nd = m_n[:, None] & m_d[None, :]
 
-    do += (i_b * stride_dob + i_h * stride_doh) * STRIDE_UNIT
-    q += (i_b * stride_qb + i_h * stride_qh) * STRIDE_UNIT
-    k += (i_b * stride_kb + i_h * stride_kh) * STRIDE_UNIT
-    v += (i_b * stride_vb + i_h * stride_vh) * STRIDE_UNIT
-    p_do = do + o_n.to(tl.int64)[:, None] * (stride_don * STRIDE_UNIT) + o_d[None, :]
-    p_q = q + o_n.to(tl.int64)[:, None] * (stride_qn * STRIDE_UNIT) + o_d[None, :]
-    p_k = k + o_m.to(tl.int64)[:, None] * (stride_kn * STRIDE_UNIT) + o_d[None, :]
-    p_v = v + o_m.to(tl.int64)[:, None] * (stride_vn * STRIDE_UNIT) + o_d[None, :]
+    do += (i_b * stride_dob + i_h * stride_doh) * UNIT
+    q += (i_b * stride_qb + i_h * stride_qh) * UNIT
+    k += (i_b * stride_kb + i_h * stride_kh) * UNIT
+    v += (i_b * stride_vb + i_h * stride_vh) * UNIT
+    p_do = do + o_n.to(tl.int64)[:, None] * (stride_don * UNIT) + o_d[None, :]
+    p_q = q + o_n.to(tl.int64)[:, None] * (stride_qn * UNIT) + o_d[None, :]
+    p_k = k + o_m.to(tl.int64)[:, None] * (stride_kn * UNIT) + o_d[None, :]
+    p_v = v + o_m.to(tl.int64)[:, None] * (stride_vn * UNIT) + o_d[None, :]
     # o and dq are contiguous
-    first = (i_b * N * heads + i_h) * D
-    o_nd = first + o_n.to(tl.int64)[:, None] * (heads * D) + o_d[None, :]
+    first = (i_b * N * heads + i_h) * head_dim
+    o_nd = first + o_n.to(tl.int64)[:, None] * (heads * head_dim) + o_d[None, :]
 
     b_q = tl.load(p_q, mask=m_nd, other=0.0)
     b_do = tl.load(p_do, mask=m_nd, other=0.0)
@@ -112,19 +120,15 @@ def attention_dq_kernel(
 
     full = M // BLOCK_M * BLOCK_M
     for _ in range(0, full, BLOCK_M):
-        if BLOCK_D == D:
-            b_k = tl.load(p_k)
-            b_v = tl.load(p_v)
-        else:
-            b_k = tl.load(p_k, mask=m_d[None, :], other=0.0)
-            b_v = tl.load(p_v, mask=m_d[None, :], other=0.0)
+        b_k = load_rows(p_k, m_d, WHOLE)
+        b_v = load_rows(p_v, m_d, WHOLE)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
         b_p = tl.exp2(b_s * scale_log2 - b_lse[:, None])
         b_dp = tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION)
         b_ds = (b_p * (b_dp - b_delta[:, None])).to(b_k.dtype)
         b_dq = tl.dot(b_ds, b_k, b_dq, input_precision=PRECISION)
-        p_k += BLOCK_M * stride_kn * STRIDE_UNIT
-        p_v += BLOCK_M * stride_vn * STRIDE_UNIT
+        p_k += BLOCK_M * stride_kn * UNIT
+        p_v += BLOCK_M * stride_vn * UNIT
     for start_m in tl.range(full, M, BLOCK_M, num_stages=1):
         m_m = start_m + o_m < M
         b_k = tl.load(p_k, mask=m_m[:, None] & m_d[None, :], other=0.0)

@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pvt_kernels.ops.attention.triton.tiles import SIZES, Tile, block_d, strides_of
-from pvt_kernels.ops.triton_launch import Launch, precision, strides
+from pvt_kernels.ops.attention.triton.tiles import SIZES, Tile, head_dim_arguments, strides_of
+from pvt_kernels.ops.triton_launch import UNIT, Launch, precision, strides
 
 
 def attention_forward_launch(
@@ -15,17 +15,23 @@ def attention_forward_launch(
 ) -> Launch:
     """Writes o and lse, as attention_forward in op.py has them."""
     B, N, heads, D = q.shape
-    head_strides, unit = strides("bnh", q=q, k=k, v=v)
+    head_strides = strides("bnh", q=q, k=k, v=v)
+    head_dim, head_constants = head_dim_arguments(D)
     return Launch(
         attention_forward_kernel,
         blocks=triton.cdiv(N, tile.queries) * B * heads,
         inputs={"q": q, "k": k, "v": v},
         outputs={"o": o, "lse": lse},
-        numbers={"scale": scale, "N": N, "M": k.shape[1], "heads": heads, **head_strides},
+        numbers={
+            "scale": scale,
+            "N": N,
+            "M": k.shape[1],
+            "heads": heads,
+            **head_dim,
+            **head_strides,
+        },
         constants={
-            "STRIDE_UNIT": unit,
-            "D": D,
-            "BLOCK_D": block_d(D),
+            **head_constants,
             "BLOCK_N": tile.queries,
             "BLOCK_M": tile.keys,
             "PRECISION": precision(q.dtype),
@@ -47,6 +53,7 @@ def attention_forward_kernel(
     N: tl.int32,
     M: tl.int32,
     heads: tl.int32,
+    D: tl.int32,
     stride_qb: tl.int64,
     stride_qn: tl.int64,
     stride_qh: tl.int64,
@@ -56,8 +63,7 @@ def attention_forward_kernel(
     stride_vb: tl.int64,
     stride_vn: tl.int64,
     stride_vh: tl.int64,
-    STRIDE_UNIT: tl.constexpr,
-    D: tl.constexpr,
+    WHOLE: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -72,14 +78,15 @@ def attention_forward_kernel(
     o_m = tl.arange(0, BLOCK_M)
     o_d = tl.arange(0, BLOCK_D)
     m_n = o_n < N
-    m_d = o_d < D
+    head_dim = BLOCK_D if WHOLE else D * UNIT
+    m_d = o_d < head_dim
 
-    q += (i_b * stride_qb + i_h * stride_qh) * STRIDE_UNIT
-    k += (i_b * stride_kb + i_h * stride_kh) * STRIDE_UNIT
-    v += (i_b * stride_vb + i_h * stride_vh) * STRIDE_UNIT
-    p_q = q + o_n.to(tl.int64)[:, None] * (stride_qn * STRIDE_UNIT) + o_d[None, :]
-    p_k = k + o_m.to(tl.int64)[:, None] * (stride_kn * STRIDE_UNIT) + o_d[None, :]
-    p_v = v + o_m.to(tl.int64)[:, None] * (stride_vn * STRIDE_UNIT) + o_d[None, :]
+    q += (i_b * stride_qb + i_h * stride_qh) * UNIT
+    k += (i_b * stride_kb + i_h * stride_kh) * UNIT
+    v += (i_b * stride_vb + i_h * stride_vh) * UNIT
+    p_q = q + o_n.to(tl.int64)[:, None] * (stride_qn * UNIT) + o_d[None, :]
+    p_k = k + o_m.to(tl.int64)[:, None] * (stride_kn * UNIT) + o_d[None, :]
+    p_v = v + o_m.to(tl.int64)[:, None] * (stride_vn * UNIT) + o_d[None, :]
 
     # [BLOCK_N, BLOCK_D]
     b_q = tl.load(p_q, mask=m_n[:, None] & m_d[None, :], other=0.0)
@@ -90,12 +97,12 @@ def attention_forward_kernel(
 
     full = M // BLOCK_M * BLOCK_M
     for _ in range(0, full, BLOCK_M):
-        b_k = load_rows(p_k, m_d, D, BLOCK_D)
-        b_v = load_rows(p_v, m_d, D, BLOCK_D)
+        b_k = load_rows(p_k, m_d, WHOLE)
+        b_v = load_rows(p_v, m_d, WHOLE)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_log2
         b_o, b_max, b_sum = attend(b_s, b_v, b_o, b_max, b_sum, PRECISION)
-        p_k += BLOCK_M * stride_kn * STRIDE_UNIT
-        p_v += BLOCK_M * stride_vn * STRIDE_UNIT
+        p_k += BLOCK_M * stride_kn * UNIT
+        p_v += BLOCK_M * stride_vn * UNIT
     # the last tile, if it is not full
     for start_m in tl.range(full, M, BLOCK_M, num_stages=1):
         m_m = start_m + o_m < M
@@ -107,16 +114,16 @@ def attention_forward_kernel(
 
     b_o = b_o / b_sum[:, None]
     b_lse = b_max * 0.6931471805599453 + tl.log(b_sum)
-    o += (i_b * N * heads + i_h) * D
-    p_o = o + o_n.to(tl.int64)[:, None] * (heads * D) + o_d[None, :]
+    o += (i_b * N * heads + i_h) * head_dim
+    p_o = o + o_n.to(tl.int64)[:, None] * (heads * head_dim) + o_d[None, :]
     tl.store(p_o, b_o.to(o.dtype.element_ty), mask=m_n[:, None] & m_d[None, :])
     tl.store(lse + i_bh * N + o_n, b_lse, mask=m_n)
 
 
 @triton.jit
-def load_rows(pointers, m_d, D: tl.constexpr, BLOCK_D: tl.constexpr):
+def load_rows(pointers, m_d, WHOLE: tl.constexpr):
     """Whole rows: a mask is needed only where the head is narrower than its block."""
-    if BLOCK_D == D:
+    if WHOLE:
         return tl.load(pointers)
     else:
         return tl.load(pointers, mask=m_d[None, :], other=0.0)

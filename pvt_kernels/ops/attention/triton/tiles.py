@@ -7,9 +7,13 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from pvt_kernels.ops.triton_launch import INTERPRETER, WAVES, Gpu, precision
+from pvt_kernels.ops.triton_launch import INTERPRETER, UNIT, WAVES, Gpu, precision
 
-SIZES = ("N", "M", "heads")
+# of a call; D, the head dim, in units
+SIZES = ("N", "M", "heads", "D")
+# head dims that fill their block, whose kernels have no masks; every other width of a block is
+# masked by a number, so that one kernel has them all
+WHOLE_WIDTHS = (32, 64, 128)
 
 
 def strides_of(*names: str) -> list[str]:
@@ -46,18 +50,18 @@ TILES: dict[str, dict[str, dict[int, tuple[Tile, ...]]]] = {
         "half": {
             32: (Tile(128, 64, 8, 2, 2), Tile(64, 64, 4, 3, 3)),
             64: (Tile(128, 64, 8, 3, 1), Tile(64, 64, 4, 3, 2)),
-            128: (Tile(128, 32, 8, 3, 1), Tile(64, 64, 4, 2, 1)),
+            128: (Tile(128, 32, 8, 3, 1), Tile(64, 32, 4, 2, 2)),
             256: (Tile(64, 32, 8, 2, 1),),
         },
         "wide half": {
-            32: (Tile(128, 64, 8, 3, 2), Tile(64, 64, 4, 3, 4)),
+            32: (Tile(128, 64, 8, 3, 2), Tile(64, 32, 4, 3, 7)),
             64: (Tile(128, 64, 8, 3, 2), Tile(64, 64, 4, 3, 3)),
             128: (Tile(128, 64, 8, 2, 1), Tile(64, 64, 4, 2, 2)),
             256: (Tile(64, 32, 8, 2, 1),),
         },
         "tf32": {
             32: (Tile(128, 32, 8, 2, 2), Tile(64, 32, 4, 2, 4)),
-            64: (Tile(128, 32, 8, 2, 1), Tile(64, 32, 4, 2, 2)),
+            64: (Tile(128, 32, 8, 2, 1), Tile(64, 32, 4, 3, 2)),
             128: (Tile(64, 32, 8, 2, 1),),
             256: (Tile(32, 16, 8, 2, 1),),
         },
@@ -125,6 +129,12 @@ def block_d(head_dim: int) -> int:
     return max(32, triton.next_power_of_2(head_dim))
 
 
+def head_dim_arguments(head_dim: int) -> tuple[dict[str, int], dict[str, int | bool]]:
+    """The kernels' numbers and constants that say how wide a head is, a multiple of UNIT."""
+    constants = {"WHOLE": head_dim in WHOLE_WIDTHS, "BLOCK_D": block_d(head_dim)}
+    return {"D": head_dim // UNIT.value}, constants
+
+
 def tile_of(
     kernel: str, gpu: Gpu, dtype: torch.dtype, head_dim: int, heads: int, queries: int
 ) -> Tile:
@@ -137,7 +147,8 @@ def tile_of(
     if gpu == INTERPRETER:
         return INTERPRETER_TILE
     tiles = TILES[kernel][matrix_unit(gpu, dtype)][block_d(head_dim)]
-    for tile in tiles:
+    # what is compiled for all other widths is compiled once
+    for tile in tiles if head_dim in WHOLE_WIDTHS else ():
         blocks = triton.cdiv(queries, tile.queries) * heads
         if blocks >= WAVES * gpu.multiprocessors * tile.resident:
             return tile

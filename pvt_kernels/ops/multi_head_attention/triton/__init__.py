@@ -12,11 +12,12 @@ from torch import Tensor
 from pvt_kernels.ops.attention import triton as attention
 from pvt_kernels.ops.attention.triton.tiles import INTERPRETER_TILE, Tile, matrix_unit
 from pvt_kernels.ops.multi_head_attention.triton.forward import multi_head_attention_launch
-from pvt_kernels.ops.tensors import with_adjacent_channels
-from pvt_kernels.ops.triton_launch import INTERPRETER, Gpu, Launch, gpu_of, run
+from pvt_kernels.ops.tensors import aligned_contiguous
+from pvt_kernels.ops.triton_launch import INTERPRETER, Gpu, Launch, gpu_of, run, wide_rows
 
-# up to here all of a query's channels, and one head of them more, fit in a block's registers
-MAX_FUSED_CHANNELS, MAX_FUSED_HEAD_DIM = 128, 64
+# widths of a layer and of its heads of which all of a query's channels, and one head of them more,
+# fit in a block's registers, and fill the block: those of every PVT, PVTv2 and SegFormer up to 128
+FUSED_CHANNELS, FUSED_HEAD_DIMS = (32, 64, 128), (32, 64)
 
 
 def fused_tile(gpu: Gpu, dtype: torch.dtype, channels: int, head_dim: int) -> Tile | None:
@@ -24,7 +25,7 @@ def fused_tile(gpu: Gpu, dtype: torch.dtype, channels: int, head_dim: int) -> Ti
 
     fp32 is not: without tensor cores the factors of three more products would fill the registers.
     """
-    if channels > MAX_FUSED_CHANNELS or head_dim > MAX_FUSED_HEAD_DIM:
+    if channels not in FUSED_CHANNELS or head_dim not in FUSED_HEAD_DIMS:
         return None
     if gpu == INTERPRETER:
         return INTERPRETER_TILE
@@ -85,8 +86,8 @@ def backward(
     q = F.linear(x, q_weight, q_bias).unflatten(2, by_head)
     k, v = kv.unflatten(2, (2, *by_head)).unbind(2)
     do = (dresult @ out_weight).unflatten(2, by_head)
-    dq, dk, dv = attention.backward(do, q, k, v, o.unflatten(2, by_head), lse, scale)
-    dq, dkv = dq.flatten(2), torch.stack((dk, dv), dim=2).flatten(2)
+    dq, dkv = attention.packed_backward(do, q, k, v, o.unflatten(2, by_head), lse, scale)
+    dq, dkv = dq.flatten(2), dkv.flatten(2)
     return (
         dq @ q_weight,
         dkv @ kv_weight,
@@ -114,10 +115,11 @@ def fused_launch(
     o = x.new_empty((B, N, C) if save else 0)
     lse = x.new_empty(B, heads, N, dtype=torch.float32)
     layers = (
-        None if t is None else t.contiguous() for t in (q_weight, q_bias, out_weight, out_bias)
+        None if t is None else aligned_contiguous(t)
+        for t in (q_weight, q_bias, out_weight, out_bias)
     )
     launch = multi_head_attention_launch(
-        tile, with_adjacent_channels(x), kv.contiguous(), *layers, result, o, lse, scale
+        tile, wide_rows(x), aligned_contiguous(kv), *layers, result, o, lse, scale
     )
     return launch, (result, o, lse)
 

@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pvt_kernels.ops.attention.triton.forward import attend, load_rows
-from pvt_kernels.ops.attention.triton.tiles import Tile, block_d
-from pvt_kernels.ops.triton_launch import Launch, precision, strides
+from pvt_kernels.ops.attention.triton.forward import attend
+from pvt_kernels.ops.attention.triton.tiles import Tile
+from pvt_kernels.ops.triton_launch import UNIT, Launch, precision, strides
 
 
 def multi_head_attention_launch(
@@ -29,11 +29,11 @@ def multi_head_attention_launch(
 ) -> Launch:
     """Writes result, lse and, unless it is empty, o, as multi_head_attention_forward has them.
 
-    kv (B, M, 2C) and the weights are contiguous.
+    kv (B, M, 2C) and the weights are contiguous. C and head_dim are a block's, without masks; what
+    else may differ from layer to layer is a number, so that it is all one compiled kernel.
     """
     B, N, C = x.shape
     heads = lse.shape[1]
-    x_strides, unit = strides("bn", x=x)
     return Launch(
         multi_head_attention_kernel,
         blocks=triton.cdiv(N, tile.queries) * B,
@@ -47,16 +47,18 @@ def multi_head_attention_launch(
             "out_bias": out_weight if out_bias is None else out_bias,
         },
         outputs={"result": result, "o": o, "lse": lse},
-        numbers={"scale": scale, "N": N, "M": kv.shape[1], **x_strides},
+        numbers={
+            "scale": scale,
+            "N": N,
+            "M": kv.shape[1],
+            "has_q_bias": int(q_bias is not None),
+            "has_out_bias": int(out_bias is not None),
+            "save": int(o.numel() > 0),
+            **strides("bn", x=x),
+        },
         constants={
-            "STRIDE_UNIT": unit,
-            "C": C,
-            "HEADS": heads,
-            "Q_BIAS": q_bias is not None,
-            "OUT_BIAS": out_bias is not None,
-            "SAVE": o.numel() > 0,
-            "BLOCK_C": block_d(C),
-            "BLOCK_D": block_d(C // heads),
+            "BLOCK_C": C,
+            "BLOCK_D": C // heads,
             "BLOCK_N": tile.queries,
             "BLOCK_M": tile.keys,
             "PRECISION": precision(x.dtype),
@@ -67,7 +69,11 @@ def multi_head_attention_launch(
     )
 
 
-@triton.jit(do_not_specialize=["N", "M", "stride_xb", "stride_xn"])
+@triton.jit(
+    do_not_specialize=[
+        *("N", "M", "has_q_bias", "has_out_bias", "save", "stride_xb", "stride_xn"),
+    ]
+)
 def multi_head_attention_kernel(
     x,
     kv,
@@ -81,21 +87,18 @@ def multi_head_attention_kernel(
     scale,
     N: tl.int32,
     M: tl.int32,
+    has_q_bias: tl.int32,
+    has_out_bias: tl.int32,
+    save: tl.int32,
     stride_xb: tl.int64,
     stride_xn: tl.int64,
-    STRIDE_UNIT: tl.constexpr,
-    C: tl.constexpr,
-    HEADS: tl.constexpr,
-    Q_BIAS: tl.constexpr,
-    OUT_BIAS: tl.constexpr,
-    SAVE: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    D: tl.constexpr = C // HEADS
+    HEADS: tl.constexpr = BLOCK_C // BLOCK_D
     tiles = tl.cdiv(N, BLOCK_N)
     i_b = (tl.program_id(0) // tiles).to(tl.int64)
     o_n = (tl.program_id(0) % tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -103,45 +106,38 @@ def multi_head_attention_kernel(
     o_c = tl.arange(0, BLOCK_C)
     o_d = tl.arange(0, BLOCK_D)
     m_n = o_n < N
-    m_c = o_c < C
-    m_d = o_d < D
-    m_nc = m_n[:, None] & m_c[None, :]
-    m_nd = m_n[:, None] & m_d[None, :]
-    m_dc = m_d[:, None] & m_c[None, :]
 
-    o_row = (i_b * N + o_n) * C
-    p_x = x + i_b * stride_xb * STRIDE_UNIT
-    p_x += o_n.to(tl.int64)[:, None] * (stride_xn * STRIDE_UNIT) + o_c[None, :]
-    b_result = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
-    if OUT_BIAS:
-        b_result += tl.load(out_bias + o_c, mask=m_c, other=0.0).to(tl.float32)[None, :]
+    o_row = (i_b * N + o_n) * BLOCK_C
+    p_x = x + i_b * stride_xb * UNIT
+    p_x += o_n.to(tl.int64)[:, None] * (stride_xn * UNIT) + o_c[None, :]
+    b_out_bias = tl.load(out_bias + o_c, mask=(o_c < BLOCK_C) & (has_out_bias != 0), other=0.0)
+    b_result = tl.zeros((BLOCK_N, BLOCK_C), tl.float32) + b_out_bias.to(tl.float32)[None, :]
     scale_log2 = scale * 1.4426950408889634
     full = M // BLOCK_M * BLOCK_M
 
     for i_h in range(HEADS):
         # x is read again for every head, from L2, which takes fewer registers than keeping it
-        b_x = tl.load(p_x, mask=m_nc, other=0.0)
-        p_weight = q_weight + (i_h * D + o_d)[:, None] * C + o_c[None, :]
-        b_w = tl.load(p_weight, mask=m_dc, other=0.0)
+        b_x = tl.load(p_x, mask=m_n[:, None], other=0.0)
+        b_w = tl.load(q_weight + (i_h * BLOCK_D + o_d)[:, None] * BLOCK_C + o_c[None, :])
         b_q = tl.dot(b_x, tl.trans(b_w), input_precision=PRECISION)
-        if Q_BIAS:
-            b_q += tl.load(q_bias + i_h * D + o_d, mask=m_d, other=0.0).to(tl.float32)[None, :]
-        b_q = b_q.to(b_x.dtype)
+        p_bias = q_bias + i_h * BLOCK_D + o_d
+        b_bias = tl.load(p_bias, mask=(o_d < BLOCK_D) & (has_q_bias != 0), other=0.0)
+        b_q = (b_q + b_bias.to(tl.float32)[None, :]).to(b_x.dtype)
 
-        p_k = kv + i_b * M * (2 * C) + i_h * D + o_m.to(tl.int64)[:, None] * (2 * C) + o_d[None, :]
+        p_k = kv + i_b * M * (2 * BLOCK_C) + i_h * BLOCK_D
+        p_k += o_m.to(tl.int64)[:, None] * (2 * BLOCK_C) + o_d[None, :]
         b_o = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
         b_max = tl.full((BLOCK_N,), float("-inf"), tl.float32)
         b_sum = tl.zeros((BLOCK_N,), tl.float32)
         for _ in range(0, full, BLOCK_M):
-            b_k = load_rows(p_k, m_d, D, BLOCK_D)
-            b_v = load_rows(p_k + C, m_d, D, BLOCK_D)
+            b_k, b_v = tl.load(p_k), tl.load(p_k + BLOCK_C)
             b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_log2
             b_o, b_max, b_sum = attend(b_s, b_v, b_o, b_max, b_sum, PRECISION)
-            p_k += BLOCK_M * 2 * C
+            p_k += BLOCK_M * 2 * BLOCK_C
         for start_m in tl.range(full, M, BLOCK_M, num_stages=1):
             m_m = start_m + o_m < M
-            b_k = tl.load(p_k, mask=m_m[:, None] & m_d[None, :], other=0.0)
-            b_v = tl.load(p_k + C, mask=m_m[:, None] & m_d[None, :], other=0.0)
+            b_k = tl.load(p_k, mask=m_m[:, None], other=0.0)
+            b_v = tl.load(p_k + BLOCK_C, mask=m_m[:, None], other=0.0)
             b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_log2
             b_s = tl.where(m_m[None, :], b_s, float("-inf"))
             b_o, b_max, b_sum = attend(b_s, b_v, b_o, b_max, b_sum, PRECISION)
@@ -149,11 +145,10 @@ def multi_head_attention_kernel(
         b_o = (b_o / b_sum[:, None]).to(b_x.dtype)
         b_lse = b_max * 0.6931471805599453 + tl.log(b_sum)
         tl.store(lse + (i_b * HEADS + i_h) * N + o_n, b_lse, mask=m_n)
-        if SAVE:
-            tl.store(o + o_row[:, None] + (i_h * D + o_d)[None, :], b_o, mask=m_nd)
-        p_weight = out_weight + o_c[:, None] * C + (i_h * D + o_d)[None, :]
-        b_w = tl.load(p_weight, mask=m_c[:, None] & m_d[None, :], other=0.0)
+        p_o = o + o_row[:, None] + (i_h * BLOCK_D + o_d)[None, :]
+        tl.store(p_o, b_o, mask=m_n[:, None] & (save != 0))
+        b_w = tl.load(out_weight + o_c[:, None] * BLOCK_C + (i_h * BLOCK_D + o_d)[None, :])
         b_result = tl.dot(b_o, tl.trans(b_w), b_result, input_precision=PRECISION)
 
     p_result = result + o_row[:, None] + o_c[None, :]
-    tl.store(p_result, b_result.to(result.dtype.element_ty), mask=m_nc)
+    tl.store(p_result, b_result.to(result.dtype.element_ty), mask=m_n[:, None])

@@ -11,24 +11,22 @@ import triton.language as tl
 from torch import Tensor
 
 from pvt_kernels.ops.spatial_reduction.triton.tiles import MAP, Tile
-from pvt_kernels.ops.triton_launch import Launch, precision, strides
+from pvt_kernels.ops.triton_launch import UNIT, Launch, precision, strides
 
 
 def convolution_launch(
     tile: Tile, H: int, W: int, x: Tensor, weight: Tensor, partials: Tensor
 ) -> Launch:
-    """Writes partials (splits, B*M, C) in fp32, from weight (R, R, C_in, C_out), contiguous."""
+    """Writes partials (splits, B*M, C) in fp32, from weight (C_out, R, R, C_in), contiguous."""
     splits, rows, C = partials.shape
-    R = weight.shape[0]
-    x_strides, unit = strides("bn", x=x)
+    R = weight.shape[1]
     return Launch(
         convolution_kernel,
         blocks=triton.cdiv(rows, tile.rows) * triton.cdiv(C, tile.outputs) * splits,
         inputs={"x": x, "weight": weight},
         outputs={"partials": partials},
-        numbers={"rows": rows, "H": H, "W": W, "splits": splits, **x_strides},
+        numbers={"rows": rows, "H": H, "W": W, "splits": splits, **strides("bn", x=x)},
         constants={
-            "STRIDE_UNIT": unit,
             "C": C,
             "R": R,
             "BLOCK_M": tile.rows,
@@ -53,7 +51,6 @@ def convolution_kernel(
     splits: tl.int32,
     stride_xb: tl.int64,
     stride_xn: tl.int64,
-    STRIDE_UNIT: tl.constexpr,
     C: tl.constexpr,
     R: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -73,18 +70,18 @@ def convolution_kernel(
 
     # rows beyond the last read the last again, and are not stored
     token, i_b = first_token(tl.minimum(o_m, rows - 1), H, W, R)
-    p_x = x + ((i_b * stride_xb + token * stride_xn) * STRIDE_UNIT)[:, None]
-    p_weight = weight + o_k[:, None] * C + o_n[None, :]
+    p_x = x + ((i_b * stride_xb + token * stride_xn) * UNIT)[:, None]
+    p_weight = weight + o_n[:, None] * depth + o_k[None, :]
     b_z = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     per_split = tl.cdiv(tl.cdiv(depth, BLOCK_K), splits) * BLOCK_K
     end = tl.minimum((i_s + 1) * per_split, depth)
     for start_k in range(i_s * per_split, end, BLOCK_K):
         m_k = start_k + o_k < depth
-        o_patch = patch_offset(start_k + o_k, W, stride_xn * STRIDE_UNIT, C, R)
-        m_kn = m_k[:, None] & (o_n < C)[None, :]
+        o_patch = patch_offset(start_k + o_k, W, stride_xn * UNIT, C, R)
+        m_nk = (o_n < C)[:, None] & m_k[None, :]
         b_x = tl.load(p_x + o_patch[None, :], mask=m_k[None, :], other=0.0)
-        b_w = tl.load(p_weight + start_k * C, mask=m_kn, other=0.0)
-        b_z = tl.dot(b_x, b_w, b_z, input_precision=PRECISION)
+        b_w = tl.load(p_weight + start_k, mask=m_nk, other=0.0)
+        b_z = tl.dot(b_x, tl.trans(b_w), b_z, input_precision=PRECISION)
 
     p_z = partials + (i_s.to(tl.int64) * rows + o_m)[:, None] * C + o_n[None, :]
     tl.store(p_z, b_z, mask=(o_m < rows)[:, None] & (o_n < C)[None, :])

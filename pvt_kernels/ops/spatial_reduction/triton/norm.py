@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pvt_kernels.ops.spatial_reduction.triton.tiles import norm_rows
-from pvt_kernels.ops.triton_launch import Launch, block_of
+from pvt_kernels.ops.spatial_reduction.triton.tiles import NORM_RESIDENT, norm_block
+from pvt_kernels.ops.triton_launch import Launch
 
 
 def norm_launch(
@@ -22,13 +22,15 @@ def norm_launch(
 ) -> Launch:
     """Writes y, normalized and rstd, as spatial_reduction_forward in op.py has them."""
     splits, rows, C = partials.shape
+    block_rows, block_channels = norm_block(C)
     return Launch(
         norm_kernel,
-        blocks=triton.cdiv(rows, norm_rows(C)),
+        blocks=triton.cdiv(rows, block_rows),
         inputs={"partials": partials, "bias": bias, "gamma": gamma, "beta": beta},
         outputs={"y": y, "normalized": normalized, "rstd": rstd},
         numbers={"eps": eps, "rows": rows, "splits": splits},
-        constants={"C": C, "BLOCK_C": block_of(C), "BLOCK_M": norm_rows(C)},
+        constants={"C": C, "BLOCK_C": block_channels, "BLOCK_M": block_rows},
+        resident=NORM_RESIDENT,
     )
 
 
