@@ -20,9 +20,9 @@ from transformers import (
 
 from pvt_kernels.systems import detection
 from pvt_kernels.systems.coco_figures import CocoFigures
-from pvt_kernels.systems.detection import DetectionRecipe, create_backbone
+from pvt_kernels.systems.detection import DetectionRecipe
 from pvt_kernels.training.schedules import MultiStep
-from pvt_kernels.training.system import System
+from pvt_kernels.training.system import System, create_backbone
 
 # ImageNet's, by which torchvision's detectors normalise images too
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -208,10 +208,8 @@ def build(model: str, classes: Sequence[str], recipe: DetrRecipe) -> nn.Module:
 SYSTEM = System(
     name="detr",
     recipes=RECIPES,
-    dataset=detection.dataset,
-    collate=detection.collate,
     build=build,
-    loss=detection.loss,
+    dataset=detection.dataset,
     evaluator=CocoFigures,
-    picture=detection.picture,
+    **detection.PARTS,
 )
