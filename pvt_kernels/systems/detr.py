@@ -63,7 +63,7 @@ RECIPES = (
         **detection.PAPER,
     ),
     DetrRecipe(
-        epochs=60,
+        epochs=40,
         evaluate_every=20,
         backbone_rate=0.1,
         layers=2,

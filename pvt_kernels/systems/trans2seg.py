@@ -29,7 +29,17 @@ RECIPES = (
         evaluate_every=4_000,
         **segmentation.PAPER,
     ),
-    SegmentationRecipe(**segmentation.SHAPES),
+    SegmentationRecipe(
+        **{
+            **segmentation.SHAPES,
+            "iterations": 400,
+            "evaluate_every": 200,
+            "clip_norm": 0.3,
+            # classes are told apart on the coarsest map, which has 4 x 4 tokens then
+            "crop_size": 128,
+            "shorter_edge": 128,
+        }
+    ),
 )
 
 
