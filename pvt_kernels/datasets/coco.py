@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
@@ -28,7 +29,9 @@ class CocoInstances(Dataset):
     x2 y2 in pixels; `labels` (objects,), places in `classes`; with `masks` also `masks`
     (objects, H, W) of 0 and 1. Crowds and boxes without an area are left out of targets, and for
     training images without any object, as in mmdetection and torchvision's recipes; `coco` has
-    everything for the evaluation.
+    everything for the evaluation. An annotation without `iscrowd` is no crowd, and one without
+    `area`, by which COCO tells small objects from large, has its mask's, or where there is no mask
+    its box's, as pycocotools does for detections.
 
     Attributes:
         classes: the categories' names, ordered by their ids.
@@ -105,15 +108,11 @@ class CocoInstances(Dataset):
 
     def _objects(self, image_id: int) -> list[dict[str, Any]]:
         annotations = self.coco.imgToAnns.get(image_id, [])
-        return [a for a in annotations if not a.get("iscrowd") and min(a["bbox"][2:]) > 0]
+        return [a for a in annotations if not a["iscrowd"] and min(a["bbox"][2:]) > 0]
 
-    def _mask(self, annotation: dict[str, Any]):
-        try:
+    def _mask(self, annotation: dict[str, Any]) -> np.ndarray:
+        with _naming(self.path, annotation):
             return rle.decode(self.coco.annToRLE(annotation))
-        except Exception as error:  # pycocotools raises whatever comes up
-            raise ValueError(
-                f"{self.path}: broken segmentation of annotation {annotation['id']}: {error!r}"
-            ) from error
 
 
 def _index(path: Path) -> COCO:
@@ -145,4 +144,28 @@ def _index(path: Path) -> COCO:
     coco.dataset = content
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
+    for annotation in content["annotations"]:
+        annotation.setdefault("iscrowd", 0)
+        if "area" not in annotation:
+            annotation["area"] = _area(path, coco, annotation)
     return coco
+
+
+def _area(path: Path, coco: COCO, annotation: dict[str, Any]) -> float:
+    """In pixels, as pycocotools' loadRes finds it."""
+    if annotation.get("segmentation"):
+        with _naming(path, annotation):
+            return float(rle.area(coco.annToRLE(annotation)))
+    _, _, width, height = annotation["bbox"]
+    return width * height
+
+
+@contextlib.contextmanager
+def _naming(path: Path, annotation: dict[str, Any]) -> Iterator[None]:
+    """Says of which annotation a segmentation is broken."""
+    try:
+        yield
+    except Exception as error:  # pycocotools raises whatever comes up
+        raise ValueError(
+            f"{path}: broken segmentation of annotation {annotation['id']}: {error!r}"
+        ) from error

@@ -4,7 +4,7 @@ from importlib import import_module
 
 from pvt_kernels.training.system import System
 
-NAMES = ("classification", "retinanet", "mask_rcnn", "detr", "semantic_fpn")
+NAMES = ("classification", "retinanet", "mask_rcnn", "detr", "semantic_fpn", "trans2seg")
 
 
 def load(name: str) -> System:

@@ -22,12 +22,11 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from pvt_kernels import models
 from pvt_kernels.datasets.coco import CocoInstances
-from pvt_kernels.models.pyramid import Pyramid
 from pvt_kernels.systems.drawing import draw_objects
 from pvt_kernels.training.recipe import Recipe
 from pvt_kernels.training.schedules import Cosine, MultiStep
+from pvt_kernels.training.system import create_backbone
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
@@ -128,11 +127,6 @@ class FeaturePyramid(nn.Module):
         return {name: stage.float() for name, stage in merged.items()}
 
 
-def create_backbone(name: str, recipe: DetectionRecipe) -> Pyramid:
-    """The PVT called `name`, as a feature pyramid."""
-    return models.create(name, features_only=True, drop_path_rate=recipe.drop_path_rate)
-
-
 def answer_in_float32(*heads: nn.Module) -> None:
     """Make heads return float32 under autocast too: losses and boxes are computed from it."""
     for head in heads:
@@ -170,3 +164,7 @@ def picture(
     masks = found["masks"].numpy() > 0.5 if "masks" in found else None
     labels, scores = found["labels"].tolist(), found["scores"].tolist()
     return draw_objects(image, found["boxes"].tolist(), labels, scores, classes, masks)
+
+
+# what is the same in every such System
+PARTS = {"collate": collate, "loss": loss, "picture": picture}

@@ -78,10 +78,8 @@ def build(model: str, classes: Sequence[str], recipe: MaskRCNNRecipe) -> nn.Modu
 SYSTEM = System(
     name="mask_rcnn",
     recipes=RECIPES,
-    dataset=partial(detection.dataset, masks=True),
-    collate=detection.collate,
     build=build,
-    loss=detection.loss,
+    dataset=partial(detection.dataset, masks=True),
     evaluator=partial(CocoFigures, masks=True),
-    picture=detection.picture,
+    **detection.PARTS,
 )

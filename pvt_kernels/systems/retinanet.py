@@ -50,10 +50,8 @@ def build(model: str, classes: Sequence[str], recipe: DetectionRecipe) -> nn.Mod
 SYSTEM = System(
     name="retinanet",
     recipes=RECIPES,
-    dataset=detection.dataset,
-    collate=detection.collate,
     build=build,
-    loss=detection.loss,
+    dataset=detection.dataset,
     evaluator=CocoFigures,
-    picture=detection.picture,
+    **detection.PARTS,
 )

@@ -24,6 +24,7 @@ from torchvision.transforms.v2 import functional as T
 from pvt_kernels.datasets.ade20k import IGNORED, Ade20k
 from pvt_kernels.systems.drawing import class_colour, write_lines
 from pvt_kernels.training.recipe import Recipe
+from pvt_kernels.training.schedules import Poly
 
 Sample = tuple[Tensor, Tensor]
 # images (3, H, W) and masks (H, W): of one size in training, of any in evaluation
@@ -56,6 +57,35 @@ class SegmentationRecipe(Recipe):
     class_share: float = 0.75
     flip: float = 0.5
     distort: bool = True
+
+
+# of both systems in the paper; weight decay is the original code's
+PAPER = {
+    "name": "ade20k",
+    "batch_size": 16,
+    "learning_rate": 1e-4,
+    "weight_decay": 1e-4,
+    "schedule": Poly(0.9),
+}
+SHAPES = {
+    "name": "shapes",
+    "summary": "the generated data, in minutes on two CPU cores",
+    "model": "pvt_v2_b0",
+    "batch_size": 8,
+    "micro_batch": 8,
+    "iterations": 100,
+    "evaluate_every": 50,
+    "learning_rate": 1e-3,
+    "weight_decay": 1e-4,
+    "schedule": Poly(0.9),
+    "clip_norm": 1.0,
+    "drop_path_rate": 0.0,
+    "crop_size": 96,
+    "shorter_edge": 96,
+    "scales": (0.8, 1.25),
+    "class_share": 1.0,
+    "distort": False,
+}
 
 
 def dataset(root: Path, recipe: SegmentationRecipe, train: bool) -> Ade20k:
@@ -197,3 +227,13 @@ def picture(
     found = [label for label in counts.argsort(descending=True).tolist() if counts[label]]
     lines = [f"{counts[label] / labels.numel():6.1%}  {classes[label]}" for label in found]
     return write_lines(Image.blend(image, layer, 0.5), lines, [class_colour(i) for i in found])
+
+
+# what is the same in every such System
+PARTS = {
+    "dataset": dataset,
+    "collate": collate,
+    "loss": loss,
+    "evaluator": MeanIou,
+    "picture": picture,
+}

@@ -7,45 +7,21 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from pvt_kernels import models
 from pvt_kernels.systems import segmentation
 from pvt_kernels.systems.segmentation import SegmentationRecipe, resize_map
-from pvt_kernels.training.schedules import Poly
-from pvt_kernels.training.system import System
+from pvt_kernels.training.system import System, create_backbone
 
 _FPN_CHANNELS, _HEAD_CHANNELS, _GROUPS = 256, 128, 32
 
 RECIPES = (
     SegmentationRecipe(
-        name="ade20k",
         summary="the paper's: 80K iterations, 4 images a GPU on 4 GPUs",
-        batch_size=16,
         micro_batch=4,
         iterations=80_000,
         evaluate_every=8_000,
-        learning_rate=1e-4,
-        weight_decay=1e-4,
-        schedule=Poly(0.9),
+        **segmentation.PAPER,
     ),
-    SegmentationRecipe(
-        name="shapes",
-        summary="the generated data, in minutes on two CPU cores",
-        model="pvt_v2_b0",
-        batch_size=8,
-        micro_batch=8,
-        iterations=100,
-        evaluate_every=50,
-        learning_rate=1e-3,
-        weight_decay=1e-4,
-        schedule=Poly(0.9),
-        clip_norm=1.0,
-        drop_path_rate=0.0,
-        crop_size=96,
-        shorter_edge=96,
-        scales=(0.8, 1.25),
-        class_share=1.0,
-        distort=False,
-    ),
+    SegmentationRecipe(**segmentation.SHAPES),
 )
 
 
@@ -94,17 +70,7 @@ def _stage(in_channels: int) -> nn.Sequential:
 
 def build(model: str, classes: Sequence[str], recipe: SegmentationRecipe) -> SemanticFpn:
     """Semantic FPN on a PVT, for `classes`."""
-    backbone = models.create(model, features_only=True, drop_path_rate=recipe.drop_path_rate)
-    return SemanticFpn(backbone, len(classes))
+    return SemanticFpn(create_backbone(model, recipe), len(classes))
 
 
-SYSTEM = System(
-    name="semantic_fpn",
-    recipes=RECIPES,
-    dataset=segmentation.dataset,
-    collate=segmentation.collate,
-    build=build,
-    loss=segmentation.loss,
-    evaluator=segmentation.MeanIou,
-    picture=segmentation.picture,
-)
+SYSTEM = System(name="semantic_fpn", recipes=RECIPES, build=build, **segmentation.PARTS)

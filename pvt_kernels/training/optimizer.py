@@ -10,9 +10,9 @@ from torch import nn
 from pvt_kernels.training.recipe import Recipe
 from pvt_kernels.training.system import backbone_of
 
-# PVT's positions and class token. The original code decays the positions (its no_weight_decay
-# names the class token alone); here none of them decay.
-_POSITIONS = re.compile(r"(^|\.)(pos_embed\d*|cls_token)$")
+# Positions and class tokens, of which Trans2Seg has one for each class. PVT's original code decays
+# the positions (its no_weight_decay names the class token alone); here none of them decay.
+_POSITIONS = re.compile(r"(^|\.)(pos_embed\d*|cls_token|cls_embed)$")
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:

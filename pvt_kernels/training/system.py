@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pvt_kernels import models
 from pvt_kernels.models.pyramid import Pyramid
 from pvt_kernels.training.recipe import Recipe
 
@@ -70,6 +71,11 @@ class System:
     loss: Callable[[nn.Module, Any, Any], dict[str, Tensor]]
     evaluator: Callable[[Dataset, torch.device, Any], Evaluator]
     picture: Callable[[nn.Module, Image.Image, Sequence[str], Any], Image.Image]
+
+
+def create_backbone(name: str, recipe: Recipe) -> Pyramid:
+    """The PVT called `name`, as a feature pyramid with the recipe's stochastic depth."""
+    return models.create(name, features_only=True, drop_path_rate=recipe.drop_path_rate)
 
 
 def backbone_of(model: nn.Module) -> Pyramid:

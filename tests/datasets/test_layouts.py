@@ -107,6 +107,24 @@ def test_coco_leaves_out_crowds_and_empty_boxes(data):
     assert len(dataset) == 23 and first not in dataset.image_ids
 
 
+@pytest.mark.parametrize("masks", [True, False])
+def test_coco_annotations_need_no_area(data, masks):
+    path = data["coco"] / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    areas = [a.pop("area") for a in content["annotations"]]
+    for annotation in content["annotations"]:
+        del annotation["iscrowd"]
+        if not masks:
+            del annotation["segmentation"]
+    path.write_text(json.dumps(content))
+    dataset = CocoInstances(data["coco"], False)
+    found = [a["area"] for a in dataset.coco.dataset["annotations"]]
+    if masks:  # a mask's pixels, where the file had its outline's inside
+        assert found == pytest.approx(areas, rel=0.08)
+    else:
+        assert found == [a["bbox"][2] * a["bbox"][3] for a in content["annotations"]]
+
+
 def break_json(change):
     def apply(root):
         path = root / "annotations" / "instances_train2017.json"

@@ -5,4 +5,5 @@ LAYOUTS = {
     "mask_rcnn": "coco",
     "detr": "coco",
     "semantic_fpn": "ade20k",
+    "trans2seg": "ade20k",
 }

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 
 import numpy as np
 import pytest
@@ -86,10 +87,22 @@ def test_the_figures_are_pycocotools(dataset, tmp_path):
                 assert ours[f"{prefix}_{name}"] == value, name
 
 
+def truth_of(dataset):
+    return [{**target, "scores": torch.ones(len(target["labels"]))} for _, target in dataset]
+
+
+def test_annotations_need_no_area(shapes_data, tmp_path):
+    path = shutil.copytree(shapes_data["coco"], tmp_path / "coco") / "annotations"
+    content = json.loads((path / "instances_val2017.json").read_text())
+    for annotation in content["annotations"]:
+        del annotation["area"], annotation["iscrowd"]
+    (path / "instances_val2017.json").write_text(json.dumps(content))
+    bare = CocoInstances(path.parent, train=False, masks=True)
+    assert set(figures(bare, truth_of(bare)).values()) == {1.0}
+
+
 def test_the_truth_has_all_precision_and_silence_none(dataset):
-    truth = [
-        {**target, "scores": torch.ones(len(target["labels"]))} for _, target in dataset
-    ]  # fmt: skip
+    truth = truth_of(dataset)
     assert set(figures(dataset, truth).values()) == {1.0}
     nothing = [{key: value[:0] for key, value in answer.items() if key != "image_id"}
                for answer in truth]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the segmentation systems share: samples, loss, figures, pictures, gradients."""
+"""The segmentation systems: recipes, samples, sizes, loss, figures, pictures, gradients."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -9,16 +9,18 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
 from torchvision import tv_tensors
 
-from pvt_kernels import systems
+from pvt_kernels import systems, use_backend
 from pvt_kernels.datasets.ade20k import IGNORED
 from pvt_kernels.systems import segmentation
 from pvt_kernels.systems.drawing import class_colour
 from pvt_kernels.systems.segmentation import MeanIou
+from pvt_kernels.training.schedules import Poly
 
-NAMES = ("semantic_fpn",)
+NAMES = ("semantic_fpn", "trans2seg")
 
 
 def recipe_of(name):
@@ -34,6 +36,39 @@ def halves(height, width):
     mask = torch.zeros(height, width, dtype=torch.int64)
     mask[:, width // 3 :] = 1
     return tv_tensors.Image((mask * 255).to(torch.uint8).expand(3, -1, -1)), tv_tensors.Mask(mask)
+
+
+@pytest.mark.parametrize(("name", "iterations"), [("semantic_fpn", 80_000), ("trans2seg", 40_000)])
+def test_the_recipes_are_the_papers(name, iterations):
+    recipe = systems.load(name).recipes[0]
+    assert (recipe.iterations, recipe.batch_size) == (iterations, 16)
+    assert (recipe.learning_rate, recipe.weight_decay, recipe.schedule) == (1e-4, 1e-4, Poly(0.9))
+    assert recipe.crop_size == recipe.shorter_edge == 512 and recipe.model == "pvt_small"
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "parameters", "gflops"),
+    [
+        # table 5 of the PVT paper
+        ("semantic_fpn", "pvt_tiny", 17.0, 33.2),
+        ("semantic_fpn", "pvt_small", 28.2, 44.5),
+        ("semantic_fpn", "pvt_medium", 48.0, 61.0),
+        ("semantic_fpn", "pvt_large", 65.1, 79.6),
+        # README.md's; its table 7 has 32.1 and 31.6, for reasons that are told there
+        ("trans2seg", "pvt_small", 30.2, 37.2),
+    ],
+)
+def test_size_and_cost(name, backbone, parameters, gflops):
+    """In millions, and in billions of multiply-adds at 512 x 512."""
+    system, counter = systems.load(name), FlopCounterMode(display=False)
+    with torch.device("meta"):
+        model = system.build(backbone, [""] * 150, system.recipes[0]).eval()
+        images = torch.empty(1, 3, 512, 512)
+    count = sum(parameter.numel() for parameter in model.requires_grad_(False).parameters())
+    with torch.no_grad(), use_backend("reference"), counter:
+        assert model(images).shape == (1, 150, 128, 128)
+    assert count / 1e6 == pytest.approx(parameters, abs=0.05)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(gflops, abs=0.1)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -174,6 +209,19 @@ def test_images_of_any_size_are_segmented(name):
         for size in ((64, 64), (70, 99)):
             labels = segmentation.labels_of(model, torch.randn(3, *size), size)
             assert labels.shape == size and set(labels.unique().tolist()) <= {0, 1}
+
+
+def test_trans2seg_knows_its_classes_by_their_queries_alone():
+    """Queries in another order give the scores in that order."""
+    model = (
+        systems.load("trans2seg").build("pvt_tiny", list("abcde"), recipe_of("trans2seg")).eval()
+    )
+    images, order = torch.randn(2, 3, 64, 96), torch.randperm(5)
+    with torch.no_grad():
+        scores = model(images)
+        model.cls_embed.copy_(model.cls_embed[:, order])
+        torch.testing.assert_close(model(images), scores[:, order])
+    assert scores.shape == (2, 5, 16, 24) and scores.std(1).min() > 0
 
 
 def test_a_picture_shows_the_classes():
