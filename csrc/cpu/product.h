@@ -97,7 +97,10 @@ struct ByRows {
   std::int64_t stride, depth;
 
   const typename A::Unit* at(std::int64_t i, std::int64_t k) const { return data + i * stride + k; }
+  // What multiply_chains() does at a time: units of one float from few rows, in long runs.
+  static constexpr std::int64_t kBlock = A::kValues == 1 ? 2 * kRows : 16 * kRows;
   ByRows from_row(std::int64_t row) const { return {at(row, 0), stride, depth}; }
+  ByRows part(std::int64_t k, std::int64_t units) const { return {at(0, k), stride, units}; }
 
   // Rows from `row` on, for the block after the one at hand: a weight whose rows are far apart is
   // nothing that the hardware would fetch ahead.
@@ -116,7 +119,9 @@ struct ByColumns {
   std::int64_t stride, depth;
 
   const typename A::Unit* at(std::int64_t i, std::int64_t k) const { return data + k * stride + i; }
+  static constexpr std::int64_t kBlock = 48 * kRows;
   ByColumns from_row(std::int64_t row) const { return {at(row, 0), stride, depth}; }
+  ByColumns part(std::int64_t k, std::int64_t units) const { return {at(0, k), stride, units}; }
 
   // One block's columns are in the cache lines of its neighbour's.
   void prefetch(std::int64_t, std::int64_t) const {}
@@ -294,31 +299,27 @@ void multiply_few(const ByColumns<A>& left, std::int64_t rows, const typename A:
 // out = left times right, or out += that with `add`, in chains of kChain units. Whole vectors of
 // columns are written, as by multiply().
 template <class Left>
-void multiply_chains(Left left, std::int64_t rows, const typename Left::Arithmetic::Unit* right,
-                     std::int64_t right_stride, std::int64_t columns, float* out,
-                     std::int64_t out_stride, bool add = false) {
-  const std::int64_t few = columns % kLanes, full = columns - few;
-  if (0 < few && few <= kFewColumns && few_columns_pay(left, rows)) {
-    // a block of rows stays in cache between its two products
-    constexpr std::int64_t kBlock = 8 * kRows;
-    for (std::int64_t row = 0; row < rows; row += kBlock) {
-      const Left part = left.from_row(row);
-      const std::int64_t count = std::min(kBlock, rows - row);
-      float* to = out + row * out_stride;
-      multiply_chains(part, count, right, right_stride, full, to, out_stride, add);
-      multiply_few(part, count, right + full, right_stride, few, to + full, out_stride, add);
+void multiply_chains(const Left& left, std::int64_t rows,
+                     const typename Left::Arithmetic::Unit* right, std::int64_t right_stride,
+                     std::int64_t columns, float* out, std::int64_t out_stride, bool add = false) {
+  const std::int64_t rest = columns % kLanes;
+  const bool few = 0 < rest && rest <= kFewColumns && few_columns_pay(left, rows);
+  const std::int64_t full = few ? columns - rest : columns;
+  // all chains of a block of rows, which are read once, from beginning to end
+  for (std::int64_t row = 0; row < rows; row += Left::kBlock) {
+    const std::int64_t count = std::min(Left::kBlock, rows - row);
+    const Left block = left.from_row(row);
+    float* to = out + row * out_stride;
+    for (std::int64_t k = 0; k < block.depth; k += kChain) {
+      const Left chain = block.part(k, std::min(kChain, block.depth - k));
+      const auto* part = right + k * right_stride;
+      if (k > 0 || add)
+        multiply(chain, count, part, right_stride, full, Add{to, out_stride});
+      else
+        multiply(chain, count, part, right_stride, full, Write{to, out_stride});
     }
-    return;
-  }
-  const Left whole = left;
-  for (std::int64_t k = 0; k < whole.depth; k += kChain) {
-    left.data = whole.at(0, k);
-    left.depth = std::min(kChain, whole.depth - k);
-    const auto* part = right + k * right_stride;
-    if (k > 0 || add)
-      multiply(left, rows, part, right_stride, columns, Add{out, out_stride});
-    else
-      multiply(left, rows, part, right_stride, columns, Write{out, out_stride});
+    if (few)
+      multiply_few(block, count, right + full, right_stride, rest, to + full, out_stride, add);
   }
 }
 
