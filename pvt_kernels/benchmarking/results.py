@@ -85,8 +85,11 @@ class Results:
         return [m for m in self.measurements if m.case.kind == kind]
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        """Write as JSON, a measurement a line."""
+        data = asdict(self)
+        lines = ",\n".join(json.dumps(m) for m in data["measurements"])
+        environment = json.dumps(data["environment"])
+        path.write_text(f'{{"environment": {environment},\n"measurements": [\n{lines}\n]}}\n')
 
     @classmethod
     def load(cls, path: Path) -> Results:

@@ -10,6 +10,8 @@ import torch
 
 # How often a contender runs that is compared but seldom, if one run outlasts a case's budget.
 OCCASIONAL_ROUNDS = 2
+# more samples of a fast contender would tell nothing new
+MOST_ROUNDS = 300
 MATMUL_SIZE, MATMUL_ROUNDS = 2048, 5
 
 
@@ -45,7 +47,7 @@ def interleave(
     Args:
         measures: for each contender a function that runs it once and returns its seconds; each
             has run before, as a warm-up.
-        budget_s: seconds for all rounds together.
+        budget_s: seconds for all rounds together, of which there are at most MOST_ROUNDS.
         minimum_rounds: rounds that run whatever the budget is.
         occasional: contenders that leave after OCCASIONAL_ROUNDS if a run outlasts the budget.
 
@@ -55,7 +57,9 @@ def interleave(
     samples: dict[str, list[float]] = {name: [] for name in measures}
     active = list(measures)
     begin, index = time.perf_counter(), 0
-    while active and (index < minimum_rounds or time.perf_counter() - begin < budget_s):
+    while active and (
+        index < minimum_rounds or (index < MOST_ROUNDS and time.perf_counter() - begin < budget_s)
+    ):
         for name in rotated(active, index):
             samples[name].append(measures[name]())
         index += 1
