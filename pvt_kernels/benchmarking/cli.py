@@ -157,7 +157,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "bench",
         help="time and memory of attention layers and backbones",
         description="Compares naive attention, published, SDPA and compiled SRA, and this "
-        "package's backends. Takes about 25 minutes on two cores; --quick two.",
+        "package's backends. Takes over an hour on two cores; --quick two minutes.",
     )
     command.set_defaults(run=_bench)
     _add_common(command, quick="one size, fp32, pvt_tiny", models=MODELS)
