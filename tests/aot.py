@@ -405,6 +405,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="where to write the table, as Markdown")
     options = parser.parse_args()
     console = wide_console()
+    # of this checkout alone: a binary's PTX has the path of its source, and sm_89's is compared
+    os.environ["TRITON_CACHE_DIR"] = str(Path("build/triton-cache").resolve())
 
     wanted = list(cases(options.archs or list(MULTIPROCESSORS), options.dtypes or list(DTYPES)))
     if options.head_dims:
