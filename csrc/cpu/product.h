@@ -168,12 +168,16 @@ void multiply_block(const Left& left, std::int64_t row,
   Vec sum[Rows][Vectors] = {};
   for (std::int64_t k = 0; k < left.depth; ++k) {
     const auto* weights = left.at(row, k);
+    // the columns' values stay, and a row's broadcast is done with before the next row's: were all
+    // rows' alive at a time, sums would have to leave the 16 registers of AVX2
+    Vec values[Vectors];
 #pragma GCC unroll 8
-    for (int j = 0; j < Vectors; ++j) {
-      const Vec values = load(right + j * kLanes);
+    for (int j = 0; j < Vectors; ++j) values[j] = load(right + j * kLanes);
 #pragma GCC unroll 8
-      for (int i = 0; i < Rows; ++i)
-        sum[i][j] = A::multiply_add(sum[i][j], weights[left.at(i, 0) - left.data], values);
+    for (int i = 0; i < Rows; ++i) {
+      const auto weight = weights[left.at(i, 0) - left.data];
+#pragma GCC unroll 8
+      for (int j = 0; j < Vectors; ++j) sum[i][j] = A::multiply_add(sum[i][j], weight, values[j]);
     }
     right += right_stride;
   }
