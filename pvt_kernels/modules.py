@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvt_kernels.ops.attention.op import attention
-from pvt_kernels.ops.multi_head_attention.op import multi_head_attention
-from pvt_kernels.ops.spatial_reduction.op import spatial_reduction
+from pvt_kernels.ops.attention import attention
+from pvt_kernels.ops.multi_head_attention import multi_head_attention
+from pvt_kernels.ops.spatial_reduction import spatial_reduction
 
 # a linear layer as a module, or as its weight and bias
 Projection = nn.Module | tuple[Tensor, Tensor | None]

@@ -44,10 +44,10 @@ def describe(inputs: Inputs) -> str:
 class Backend:
     """One implementation of the ops.
 
-    `implementations` maps an op's name to the module in the op's folder that computes it. The
+    `implementations` maps an op's name to the module in the backend's folder that computes it. The
     module of a `composite` backend consists of PyTorch's own differentiable functions and has one
     function, named after the op. Any other module has `forward` and `backward`, which the
-    operators in torch.ops.pvt_kernels call with checked inputs; the op's op.py says what they
+    operators in torch.ops.pvt_kernels call with checked inputs; the op's module says what they
     take and return.
     """
 

@@ -9,7 +9,7 @@ import torch
 import pvt_kernels
 from pvt_kernels.backends import AttentionInputs, SpatialReductionInputs, decide, registry
 from pvt_kernels.backends.base import Backend
-from pvt_kernels.ops.attention import reference as attention_reference
+from pvt_kernels.backends.reference import attention as attention_reference
 
 CPU_ATTENTION = AttentionInputs(torch.device("cpu"), torch.float32, 64, False)
 

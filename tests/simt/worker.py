@@ -13,9 +13,7 @@ import simt_cuda
 import torch
 
 from pvt_kernels import _C, use_backend
-from pvt_kernels.backends.cuda import CudaBackend
-from pvt_kernels.ops.attention import cuda as attention
-from pvt_kernels.ops.spatial_reduction import cuda as spatial_reduction
+from pvt_kernels.backends.cuda import CudaBackend, attention, spatial_reduction
 
 _C.cuda = simt_cuda
 for module in (attention, spatial_reduction):
