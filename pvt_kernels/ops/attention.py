@@ -48,7 +48,7 @@ def attention(
     backend = get(name)
     if backend.composite:
         _check(q, k, v, scale)
-        return backend.implementations["attention"].attention(q, k, v, scale, dropout_p)
+        return backend.modules["attention"].attention(q, k, v, scale, dropout_p)
     return torch.ops.pvt_kernels.attention_forward(q, k, v, scale, name)[0]
 
 
@@ -77,7 +77,7 @@ def attention_forward(
     """
     _check(q, k, v, scale)
     with autocast.suspended(q):
-        return get(backend).implementations["attention"].forward(q, k, v, scale)
+        return get(backend).modules["attention"].forward(q, k, v, scale)
 
 
 @fake(attention_forward)
@@ -101,7 +101,7 @@ def attention_backward(
     checks.check_shape("attention_backward", "lse", lse, "(B, heads, N)", (B, heads, N))
     checks.check_device("attention_backward", "lse", lse, "q", q)
     with autocast.suspended(q):
-        return get(backend).implementations["attention"].backward(do, q, k, v, o, lse, scale)
+        return get(backend).modules["attention"].backward(do, q, k, v, o, lse, scale)
 
 
 @fake(attention_backward)

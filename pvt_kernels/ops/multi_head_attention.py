@@ -69,7 +69,7 @@ def multi_head_attention(
         raise ValueError(f"multi_head_attention: dropout_p must be in [0, 1), got {dropout_p}")
     head_dim = index(x.shape[-1]) // heads
     name = choose(AttentionInputs, x.device, x.dtype, head_dim, not dropout_p <= 0)
-    if "multi_head_attention" in get(name).implementations:
+    if get(name).has("multi_head_attention"):
         tensors = (x, y, *layers)
         save = torch.is_grad_enabled() and any(_requires_grad(t) for t in tensors)
         forward = torch.ops.pvt_kernels.multi_head_attention_forward
@@ -128,7 +128,7 @@ def multi_head_attention_forward(
     """
     layers = (q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias)
     _check(x, y, *layers, heads, scale)
-    forward = get(backend).implementations["multi_head_attention"].forward
+    forward = get(backend).modules["multi_head_attention"].forward
     with autocast.suspended(x):
         return forward(x, y, *layers, heads, scale, save)
 
@@ -185,7 +185,7 @@ def multi_head_attention_backward(
         checks.check_shape(op, name, tensor, form, shape)
         checks.check_like(op, name, tensor, "x", x)
     checks.check_shape(op, "lse", lse, "(B, heads, N)", (B, lse.shape[1], N))
-    backward = get(backend).implementations["multi_head_attention"].backward
+    backward = get(backend).modules["multi_head_attention"].backward
     with autocast.suspended(x):
         return backward(dresult, x, y, q_weight, q_bias, kv_weight, out_weight, o, kv, lse, scale)
 

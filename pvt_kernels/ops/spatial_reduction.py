@@ -57,7 +57,7 @@ def spatial_reduction(
     arguments = (x, H, W, weight, bias, norm_weight, norm_bias, eps)
     if backend.composite:
         _check(*arguments)
-        return backend.implementations["spatial_reduction"].spatial_reduction(*arguments)
+        return backend.modules["spatial_reduction"].spatial_reduction(*arguments)
     return torch.ops.pvt_kernels.spatial_reduction_forward(*arguments, name)[0]
 
 
@@ -96,7 +96,7 @@ def spatial_reduction_forward(
     The last two are what the backward needs, in fp32, or fp64 for fp64 inputs. All contiguous.
     """
     _check(x, H, W, weight, bias, norm_weight, norm_bias, eps)
-    forward = get(backend).implementations["spatial_reduction"].forward
+    forward = get(backend).modules["spatial_reduction"].forward
     with autocast.suspended(x):
         return forward(x, H, W, weight, bias, norm_weight, norm_bias, eps)
 
@@ -146,7 +146,7 @@ def spatial_reduction_backward(
     checks.check_shape(op, "rstd", rstd, "(B, M)", (B, M))
     for name, tensor in (("normalized", normalized), ("rstd", rstd)):
         checks.check_device(op, name, tensor, "x", x)
-    backward = get(backend).implementations["spatial_reduction"].backward
+    backward = get(backend).modules["spatial_reduction"].backward
     with autocast.suspended(x):
         dx, dweight, *dvectors = backward(dy, x, H, W, weight, norm_weight, normalized, rstd)
     return dx, dweight.contiguous(memory_format=memory_format(weight)), *dvectors

@@ -10,7 +10,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from pvt_kernels.layers import SRAttention
 from pvt_kernels.models.blocks import Block, Mlp, init_linear, tokens_to_map
-from pvt_kernels.modules import attend, tokens
+from pvt_kernels.parts import attend, tokens
 from pvt_kernels.systems import segmentation
 from pvt_kernels.systems.segmentation import SegmentationRecipe, resize_map
 from pvt_kernels.systems.training.system import System, create_backbone

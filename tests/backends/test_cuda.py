@@ -34,7 +34,7 @@ def gpu(monkeypatch):
 
 
 def reasons(dtype=torch.float16, head_dim=64, dropout=False):
-    return cuda.CudaBackend().not_supported_reasons(AttentionInputs(GPU, dtype, head_dim, dropout))
+    return cuda.BACKEND.not_supported_reasons(AttentionInputs(GPU, dtype, head_dim, dropout))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
@@ -83,7 +83,7 @@ def test_sizes_dtypes_and_dropout(gpu):
     assert reasons(dropout=True) == ["attention dropout is active"]
     assert "the dtype is torch.float64" in reasons(torch.float64)[0]
     reduction = SpatialReductionInputs(GPU, torch.float16, 4104, 2)
-    assert cuda.CudaBackend().not_supported_reasons(reduction) == [
+    assert cuda.BACKEND.not_supported_reasons(reduction) == [
         "the number of channels is 4104, no multiple of 8 up to 4096"
     ]
 

@@ -1,12 +1,20 @@
 """This package's CUDA C++ kernels for NVIDIA GPUs, from the V100 on."""
 
+from __future__ import annotations
+
 from functools import lru_cache
-from typing import ClassVar
 
 import torch
 
-from pvt_kernels import _C
-from pvt_kernels.backends.base import AttentionInputs, Backend, Inputs
+import pvt_kernels._C as _C
+from pvt_kernels.backends.base import (
+    AttentionInputs,
+    Backend,
+    Inputs,
+    SpatialReductionInputs,
+    dropout_reasons,
+    dtype_reasons,
+)
 from pvt_kernels.backends.cuda import attention, spatial_reduction
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -14,30 +22,27 @@ MAX_HEAD_DIM = 128
 MAX_CHANNELS = 4096
 
 
-class CudaBackend(Backend):
-    name = "cuda"
-    implementations: ClassVar = {"attention": attention, "spatial_reduction": spatial_reduction}
+def _reasons(inputs: Inputs) -> list[str]:
+    reasons = []
+    missing = _C.build_info()["cuda_missing"]
+    if missing:
+        reasons.append(f"pvt_kernels was built without CUDA: {missing}")
+    # ROCm builds of PyTorch call their devices "cuda" too
+    if inputs.device.type != "cuda" or torch.version.cuda is None:
+        reasons.append(f"the device is {inputs.device}, not an NVIDIA GPU")
+    elif not missing:
+        reasons += _device_reasons(inputs)
+    return [*reasons, *dtype_reasons(inputs.dtype, DTYPES)]
 
-    def not_supported_reasons(self, inputs: Inputs) -> list[str]:
-        reasons = []
-        missing = _C.build_info()["cuda_missing"]
-        if missing:
-            reasons.append(f"pvt_kernels was built without CUDA: {missing}")
-        # ROCm builds of PyTorch call their devices "cuda" too
-        if inputs.device.type != "cuda" or torch.version.cuda is None:
-            reasons.append(f"the device is {inputs.device}, not an NVIDIA GPU")
-        elif not missing:
-            reasons += _device_reasons(inputs)
-        if inputs.dtype not in DTYPES:
-            names = ", ".join(str(dtype) for dtype in DTYPES)
-            reasons.append(f"the dtype is {inputs.dtype}, not one of {names}")
-        if isinstance(inputs, AttentionInputs):
-            reasons += _size_reasons("head_dim", inputs.head_dim, MAX_HEAD_DIM)
-            if inputs.dropout:
-                reasons.append("attention dropout is active")
-        else:
-            reasons += _size_reasons("the number of channels", inputs.channels, MAX_CHANNELS)
-        return reasons
+
+def _attention_reasons(inputs: AttentionInputs) -> list[str]:
+    sizes = _size_reasons("head_dim", inputs.head_dim, MAX_HEAD_DIM)
+    return [*_reasons(inputs), *sizes, *dropout_reasons(inputs)]
+
+
+def _spatial_reduction_reasons(inputs: SpatialReductionInputs) -> list[str]:
+    sizes = _size_reasons("the number of channels", inputs.channels, MAX_CHANNELS)
+    return [*_reasons(inputs), *sizes]
 
 
 def _size_reasons(name: str, size: int, largest: int) -> list[str]:
@@ -76,5 +81,12 @@ def _device_reasons(inputs: Inputs) -> list[str]:
 
 
 @lru_cache
-def _inspect(index: int) -> "_C.CudaDevice":
+def _inspect(index: int) -> _C.CudaDevice:
     return _C.cuda_device(index)
+
+
+BACKEND = Backend(
+    "cuda",
+    modules={"attention": attention, "spatial_reduction": spatial_reduction},
+    reasons={"attention": _attention_reasons, "spatial_reduction": _spatial_reduction_reasons},
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pvt_kernels import _C
+import pvt_kernels._C as _C
 from pvt_kernels.backends.cuda.tensors import aligned, device_and_stream
 from pvt_kernels.backends.tensors import aligned_contiguous, dtype_name
 

@@ -1,21 +1,30 @@
-"""This package's Triton kernels for NVIDIA GPUs of compute capability 8.0 and newer."""
+"""This package's Triton kernels for NVIDIA GPUs of compute capability 8.0 and newer.
+
+CPU tensors run too where TRITON_INTERPRET=1 is set: in Triton's interpreter, for tests. It takes
+bfloat16 for integers; there, these inputs are computed in fp32 and the results rounded.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 
-from pvt_kernels.backends.base import AttentionInputs, Backend, Inputs
+from pvt_kernels.backends.base import (
+    AttentionInputs,
+    Backend,
+    Inputs,
+    SpatialReductionInputs,
+    dropout_reasons,
+    dtype_reasons,
+)
 from pvt_kernels.backends.tensors import allows_tf32
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-OPS = ("attention", "multi_head_attention", "spatial_reduction")
 MAX_HEAD_DIM = 256
 MAX_FP32_HEAD_DIM = 128
 # a block normalises whole rows in registers
@@ -23,41 +32,37 @@ MAX_CHANNELS = 2048
 MIN_CAPABILITY = (8, 0)
 
 
-class TritonBackend(Backend):
-    """Runs CPU tensors too where TRITON_INTERPRET=1 is set: Triton's interpreter, for tests.
+class _Modules(dict):
+    """Imported at the first use, since triton need not be installed."""
 
-    The interpreter takes bfloat16 for integers; there, these inputs are computed in fp32 and the
-    results rounded.
-    """
+    def __missing__(self, op: str) -> ModuleType:
+        self[op] = import_module(f"pvt_kernels.backends.triton.{op}")
+        return self[op]
 
-    name = "triton"
 
-    @cached_property
-    def implementations(self) -> Mapping[str, ModuleType]:
-        # imported at the first use, since triton need not be installed
-        return {op: import_module(f"pvt_kernels.backends.triton.{op}") for op in OPS}
+def _reasons(inputs: Inputs) -> list[str]:
+    missing = [] if _is_installed() else ["the package triton is not installed"]
+    return [*missing, *_device_reasons(inputs.device), *dtype_reasons(inputs.dtype, DTYPES)]
 
-    def not_supported_reasons(self, inputs: Inputs) -> list[str]:
-        reasons = []
-        if not _is_installed():
-            reasons.append("the package triton is not installed")
-        reasons += _device_reasons(inputs.device)
-        if inputs.dtype not in DTYPES:
-            names = ", ".join(str(dtype) for dtype in DTYPES)
-            reasons.append(f"the dtype is {inputs.dtype}, not one of {names}")
-        if isinstance(inputs, AttentionInputs):
-            if inputs.head_dim > MAX_HEAD_DIM:
-                reasons.append(f"head_dim is {inputs.head_dim}, above {MAX_HEAD_DIM}")
-            if inputs.dropout:
-                reasons.append("attention dropout is active")
-            if _overflows_registers(inputs):
-                reasons.append(
-                    f"head_dim is {inputs.head_dim} in float32, above {MAX_FP32_HEAD_DIM}, and "
-                    "torch.backends.cuda.matmul.allow_tf32 is not set"
-                )
-        elif inputs.channels > MAX_CHANNELS:
-            reasons.append(f"there are {inputs.channels} channels, above {MAX_CHANNELS}")
-        return reasons
+
+def _attention_reasons(inputs: AttentionInputs) -> list[str]:
+    reasons = _reasons(inputs)
+    if inputs.head_dim > MAX_HEAD_DIM:
+        reasons.append(f"head_dim is {inputs.head_dim}, above {MAX_HEAD_DIM}")
+    reasons += dropout_reasons(inputs)
+    if _overflows_registers(inputs):
+        reasons.append(
+            f"head_dim is {inputs.head_dim} in float32, above {MAX_FP32_HEAD_DIM}, and "
+            "torch.backends.cuda.matmul.allow_tf32 is not set"
+        )
+    return reasons
+
+
+def _spatial_reduction_reasons(inputs: SpatialReductionInputs) -> list[str]:
+    reasons = _reasons(inputs)
+    if inputs.channels > MAX_CHANNELS:
+        reasons.append(f"there are {inputs.channels} channels, above {MAX_CHANNELS}")
+    return reasons
 
 
 def _overflows_registers(inputs: AttentionInputs) -> bool:
@@ -86,3 +91,14 @@ def _device_reasons(device: torch.device) -> list[str]:
 @lru_cache
 def _is_installed() -> bool:
     return find_spec("triton") is not None
+
+
+BACKEND = Backend(
+    "triton",
+    modules=_Modules(),
+    reasons={
+        "attention": _attention_reasons,
+        "multi_head_attention": _attention_reasons,
+        "spatial_reduction": _spatial_reduction_reasons,
+    },
+)

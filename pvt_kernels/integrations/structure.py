@@ -1,59 +1,20 @@
-"""Spatial-reduction attention by the parts of a live module, whatever its library calls them."""
+"""Whether a live module is what an adapter takes it for, and what it asks of a backend."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from pvt_kernels.backends import AttentionInputs, Inputs, SpatialReductionInputs
-from pvt_kernels.modules import Projection, attend, image, is_listened_to, reduce, tokens
+from pvt_kernels.parts import Parts, Projection, is_listened_to
 
 # of torch.nn.MultiheadAttention, where OpenMMLab's layers keep three projections
 PARAMETERS = ("in_proj_weight", "in_proj_bias")
 
 
-class Parts(NamedTuple):
-    """Where the parts of an attention are.
-
-    Attributes:
-        query, keys_values, out, heads, scale: as `pvt_kernels.modules.attend` takes them.
-        dropout_p: of the attention weights, in training.
-        conv, norm: of the spatial reduction; None where nothing is reduced.
-        pool, activation: around them, in linear SRA.
-        bypassed: modules whose own calls are left out: dropout of the attention weights, and what
-            other parts lie in.
-        beside: modules that the adapter calls after the attention.
-    """
-
-    query: Projection
-    keys_values: tuple[Projection, ...]
-    out: Projection
-    heads: int
-    scale: float
-    dropout_p: float = 0.0
-    conv: nn.Module | None = None
-    norm: nn.Module | None = None
-    pool: nn.Module | None = None
-    activation: nn.Module | None = None
-    bypassed: tuple[nn.Module, ...] = ()
-    beside: tuple[nn.Module, ...] = ()
-
-
-def forward(parts: Parts, x: Tensor, H: int, W: int) -> Tensor:
-    """The attention of tokens (B, N, C) on a map of H x W, before any dropout of its output."""
-    y = x
-    if parts.pool is not None:
-        pooled = parts.pool(image(x, H, W))
-        y = parts.activation(reduce(tokens(pooled), *pooled.shape[2:], parts.conv, parts.norm))
-    elif parts.conv is not None:
-        y = reduce(x, H, W, parts.conv, parts.norm)
-    return attend(x, y, parts.query, parts.keys_values, parts.out, parts.heads, parts.scale)
-
-
 def serves(parts: Parts, training: bool) -> bool:
-    """Whether `forward` does all that the module's own does: no dropout, nobody left out."""
+    """Whether `parts.forward` does all that the module's own does: no dropout, nobody left out."""
     if training and parts.dropout_p > 0:
         return False
     return not any(is_listened_to(module) for module in parts.bypassed)
@@ -72,7 +33,7 @@ def calls(parts: Parts, like: Tensor) -> list[Inputs]:
 
 
 def not_served_reasons(module: nn.Module, parts: Parts) -> list[str]:
-    """Everything about a module that `forward` does not know; empty if it can take its place."""
+    """Everything about a module that `parts.forward` doesn't know; empty if it can replace it."""
     return [*_size_reasons(parts), *_kind_reasons(parts), *_unknown_parts(module, parts)]
 
 

@@ -1,8 +1,13 @@
-"""The ops on the parameters of live modules, honouring whatever was put in the modules' place."""
+"""Spatial-reduction attention from the parts of a live module, whatever they are called.
+
+SRAttention and the adapters for other libraries' modules are built on it. It runs the ops on the
+parts' parameters, and honours whatever was put in the parts' place.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +22,49 @@ Projection = nn.Module | tuple[Tensor, Tensor | None]
 
 # out_proj of torch.nn.MultiheadAttention is a Linear under a name of its own
 LINEAR_TYPES = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
+
+
+class Parts(NamedTuple):
+    """Where the parts of an attention are.
+
+    Attributes:
+        query, keys_values, out, heads, scale: as `attend` takes them.
+        dropout_p: of the attention weights, in training.
+        conv, norm: of the spatial reduction; None where nothing is reduced.
+        pool, activation: around them, in linear SRA.
+        bypassed: modules whose own calls are left out: dropout of the attention weights, and what
+            other parts lie in.
+        beside: modules that are called after the attention by whoever made this.
+    """
+
+    query: Projection
+    keys_values: tuple[Projection, ...]
+    out: Projection
+    heads: int
+    scale: float
+    dropout_p: float = 0.0
+    conv: nn.Module | None = None
+    norm: nn.Module | None = None
+    pool: nn.Module | None = None
+    activation: nn.Module | None = None
+    bypassed: tuple[nn.Module, ...] = ()
+    beside: tuple[nn.Module, ...] = ()
+
+
+def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> Tensor:
+    """The attention of tokens (B, N, C) on a map of H x W, before any dropout of its output.
+
+    In `training` the attention weights are dropped with the probability parts.dropout_p.
+    """
+    y = x
+    if parts.pool is not None:
+        pooled = parts.pool(image(x, H, W))
+        y = parts.activation(reduce(tokens(pooled), *pooled.shape[2:], parts.conv, parts.norm))
+    elif parts.conv is not None:
+        y = reduce(x, H, W, parts.conv, parts.norm)
+    dropout_p = parts.dropout_p if training else 0.0
+    layers = (parts.query, parts.keys_values, parts.out)
+    return attend(x, y, *layers, parts.heads, parts.scale, dropout_p)
 
 
 def attend(
