@@ -96,7 +96,7 @@ class SRAttention(nn.Module):
         checks.check_shape("SRAttention", "x", x, "(B, N, C)", (*x.shape[:2], self.dim))
         checks.check_dtype("SRAttention", "x", x, checks.DTYPES)
         if isinstance(self.q, nn.Linear) and not autocast.is_enabled(x):
-            checks.check_like("SRAttention", "x", x, "the layer's parameters", self.q.weight)
+            checks.check_like("SRAttention", "x", x, "the layer", self.q.weight)
         if self.linear or self.sr_ratio > 1:
             checks.check_map("SRAttention", x, H, W, least=1 if self.linear else self.sr_ratio)
         result = forward(self._parts(), x, H, W, self.training)

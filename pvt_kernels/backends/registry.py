@@ -41,7 +41,8 @@ class Decision:
     reasons: dict[str, list[str]]
 
     def __str__(self) -> str:
-        lines = [f"{describe(self.inputs)}: {self.backend or 'no backend can run it'}"]
+        outcome = self.backend or "the forced backend can't run it"
+        lines = [f"{describe(self.inputs)}: {outcome}"]
         for name, reasons in self.reasons.items():
             lines.append(f"  {name}: {'; '.join(reasons) or 'can run'}")
         return "\n".join(lines)
@@ -161,11 +162,15 @@ def choose(kind: type[Inputs], *facts: object) -> str:
 
 
 # dynamo runs it as plain Python; it guards on `forced` because `choose` reads it while traced
-@torch.compiler.assume_constant_result
 def _choose(kind: type[Inputs], forced: str | None, *facts: object) -> str:
     # while dynamo traces a use_backend(), it has not taken place yet
     with nullcontext() if forced is None else use_backend(forced):
         return select(kind(*facts))
+
+
+# what torch.compiler.assume_constant_result sets; but that imports torch._dynamo, which takes as
+# long as half of PyTorch's own import, and most programs never compile
+_choose._dynamo_marked_constant = True
 
 
 def explain(fn: Callable[..., object], *args: object, **kwargs: object) -> list[Decision]:

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import pvt_kernels
-from pvt_kernels import _C
 from pvt_kernels.backends import AttentionInputs, SpatialReductionInputs, cuda, decide
 
 GPU = torch.device("cuda", 0)
@@ -25,8 +24,8 @@ def gpu(monkeypatch):
         }
         monkeypatch.setattr(torch.version, "cuda", "12.6")
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        monkeypatch.setattr(_C, "build_info", lambda: build)
-        monkeypatch.setattr(_C, "cuda_device", lambda index: device)
+        monkeypatch.setattr(cuda, "build_info", lambda: build)
+        monkeypatch.setattr(cuda, "cuda_device", lambda index: device)
         cuda._inspect.cache_clear()
 
     yield pretend
@@ -91,5 +90,5 @@ def test_sizes_dtypes_and_dropout(gpu):
 def test_other_devices_and_builds(monkeypatch):
     with pvt_kernels.use_backend("cuda"), pytest.raises(RuntimeError, match="not an NVIDIA GPU"):
         pvt_kernels.attention(*(torch.zeros(1, 2, 1, 8) for _ in range(3)))
-    monkeypatch.setattr(_C, "build_info", lambda: {"cuda_missing": "no nvcc on PATH"})
+    monkeypatch.setattr(cuda, "build_info", lambda: {"cuda_missing": "no nvcc on PATH"})
     assert reasons()[0] == "pvt_kernels was built without CUDA: no nvcc on PATH"

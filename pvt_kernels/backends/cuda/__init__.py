@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 
-import pvt_kernels._C as _C
+from pvt_kernels._C import build_info, cuda_device
 from pvt_kernels.backends.base import (
     AttentionInputs,
     Backend,
@@ -17,6 +18,9 @@ from pvt_kernels.backends.base import (
 )
 from pvt_kernels.backends.cuda import attention, spatial_reduction
 
+if TYPE_CHECKING:
+    from pvt_kernels._C import CudaDevice
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_HEAD_DIM = 128
 MAX_CHANNELS = 4096
@@ -24,7 +28,7 @@ MAX_CHANNELS = 4096
 
 def _reasons(inputs: Inputs) -> list[str]:
     reasons = []
-    missing = _C.build_info()["cuda_missing"]
+    missing = build_info()["cuda_missing"]
     if missing:
         reasons.append(f"pvt_kernels was built without CUDA: {missing}")
     # ROCm builds of PyTorch call their devices "cuda" too
@@ -64,7 +68,7 @@ def _device_reasons(inputs: Inputs) -> list[str]:
     if (major, minor) < (7, 0):
         return [f"{gpu}, and the kernels need 7.0 or newer"]
     if facts["code"] is None:
-        archs = ", ".join(_C.build_info()["cuda_archs"])
+        archs = ", ".join(build_info()["cuda_archs"])
         toolkit = "CUDA 12.x or older" if (major, minor) < (7, 5) else "a CUDA toolkit for it"
         return [
             f"{gpu}, and runs none of the code in this build ({archs}): install {toolkit} and "
@@ -81,8 +85,8 @@ def _device_reasons(inputs: Inputs) -> list[str]:
 
 
 @lru_cache
-def _inspect(index: int) -> _C.CudaDevice:
-    return _C.cuda_device(index)
+def _inspect(index: int) -> CudaDevice:
+    return cuda_device(index)
 
 
 BACKEND = Backend(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-import pvt_kernels._C as _C
+from pvt_kernels._C import cuda
 from pvt_kernels.backends.cuda.tensors import aligned, device_and_stream
 from pvt_kernels.backends.tensors import aligned_contiguous, dtype_name
 
@@ -17,7 +17,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tens
     o = q.new_empty(q.shape)
     lse = q.new_empty((B, heads, N), dtype=torch.float32)
     call = _call(q, k, scale)
-    _C.cuda.attention_forward(call, *map(_heads, (q, k, v)), o.data_ptr(), lse.data_ptr())
+    cuda.attention_forward(call, *map(_heads, (q, k, v)), o.data_ptr(), lse.data_ptr())
     return o, lse
 
 
@@ -29,8 +29,8 @@ def backward(
     dq, dk, dv = (t.new_empty(t.shape) for t in (q, k, v))
     lse = aligned_contiguous(lse)
     call = _call(q, k, scale)
-    workspace = q.new_empty(_C.cuda.attention_backward_workspace(call), dtype=torch.uint8)
-    _C.cuda.attention_backward(
+    workspace = q.new_empty(cuda.attention_backward_workspace(call), dtype=torch.uint8)
+    cuda.attention_backward(
         call,
         *map(_heads, (do, q, k, v, o)),
         *(t.data_ptr() for t in (lse, dq, dk, dv, workspace)),
@@ -38,13 +38,13 @@ def backward(
     return dq, dk, dv
 
 
-def _heads(t: Tensor) -> _C.cuda.Heads:
-    return _C.cuda.Heads(t.data_ptr(), *t.stride()[:3])
+def _heads(t: Tensor) -> cuda.Heads:
+    return cuda.Heads(t.data_ptr(), *t.stride()[:3])
 
 
-def _call(q: Tensor, k: Tensor, scale: float) -> _C.cuda.Attention:
+def _call(q: Tensor, k: Tensor, scale: float) -> cuda.Attention:
     B, N, heads, d = q.shape
     device, stream = device_and_stream(q)
-    return _C.cuda.Attention(
+    return cuda.Attention(
         B, N, k.shape[1], heads, d, dtype_name(q), scale, device=device, stream=stream
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-import pvt_kernels._C as _C
+from pvt_kernels._C import cuda
 from pvt_kernels.backends.cuda.tensors import aligned, device_and_stream
 from pvt_kernels.backends.tensors import aligned_contiguous, dtype_name
 
@@ -31,8 +31,8 @@ def forward(
     normalized = x.new_empty(B, M, C, dtype=torch.float32)
     rstd = x.new_empty(B, M, dtype=torch.float32)
     call = _call(x, H, W, R, eps)
-    workspace = x.new_empty(_C.cuda.spatial_reduction_forward_workspace(call), dtype=torch.uint8)
-    _C.cuda.spatial_reduction_forward(
+    workspace = x.new_empty(cuda.spatial_reduction_forward_workspace(call), dtype=torch.uint8)
+    cuda.spatial_reduction_forward(
         call,
         _tokens(x),
         *(t.data_ptr() for t in (matrix, *vectors, y, normalized, rstd, workspace)),
@@ -62,8 +62,8 @@ def backward(
     dmatrix = torch.empty_like(matrix)
     dbias, dnorm_weight, dnorm_bias = (gamma.new_empty(C) for _ in range(3))
     call = _call(x, H, W, R, eps=0.0)
-    workspace = x.new_empty(_C.cuda.spatial_reduction_backward_workspace(call), dtype=torch.uint8)
-    _C.cuda.spatial_reduction_backward(
+    workspace = x.new_empty(cuda.spatial_reduction_backward_workspace(call), dtype=torch.uint8)
+    cuda.spatial_reduction_backward(
         call,
         dy.data_ptr(),
         _tokens(x),
@@ -84,12 +84,12 @@ def _matrix(weight: Tensor) -> Tensor:
     return aligned_contiguous(weight.permute(2, 3, 1, 0))
 
 
-def _tokens(x: Tensor) -> _C.cuda.Tokens:
-    return _C.cuda.Tokens(x.data_ptr(), *x.stride()[:2])
+def _tokens(x: Tensor) -> cuda.Tokens:
+    return cuda.Tokens(x.data_ptr(), *x.stride()[:2])
 
 
-def _call(x: Tensor, H: int, W: int, R: int, eps: float) -> _C.cuda.SpatialReduction:
+def _call(x: Tensor, H: int, W: int, R: int, eps: float) -> cuda.SpatialReduction:
     device, stream = device_and_stream(x)
-    return _C.cuda.SpatialReduction(
+    return cuda.SpatialReduction(
         x.shape[0], H, W, x.shape[-1], R, dtype_name(x), eps, device=device, stream=stream
     )
