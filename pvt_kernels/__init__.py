@@ -5,9 +5,9 @@ from importlib.metadata import version as _version
 from pvt_kernels.backends import Decision, explain, use_backend
 from pvt_kernels.integrations import patch, unpatch
 from pvt_kernels.layers import SRAttention
-from pvt_kernels.ops.attention.op import attention
-from pvt_kernels.ops.multi_head_attention.op import multi_head_attention
-from pvt_kernels.ops.spatial_reduction.op import spatial_reduction
+from pvt_kernels.ops.attention import attention
+from pvt_kernels.ops.multi_head_attention import multi_head_attention
+from pvt_kernels.ops.spatial_reduction import spatial_reduction
 
 __version__ = _version("pvt_kernels")
 

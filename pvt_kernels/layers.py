@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pvt_kernels.modules import attend, drops_nothing, image, reduce, tokens
 from pvt_kernels.ops import autocast, checks
+from pvt_kernels.parts import Parts, drops_nothing, forward
 
 LINEAR_SRA_POOL_SIZE = 7
 
@@ -96,19 +96,23 @@ class SRAttention(nn.Module):
         checks.check_shape("SRAttention", "x", x, "(B, N, C)", (*x.shape[:2], self.dim))
         checks.check_dtype("SRAttention", "x", x, checks.DTYPES)
         if isinstance(self.q, nn.Linear) and not autocast.is_enabled(x):
-            checks.check_like("SRAttention", "x", x, "the layer's parameters", self.q.weight)
-        dropout_p = self.attn_drop.p if self.training else 0.0
-        y = self._reduce(x, H, W)
-        layers = (self.q, (self.kv,), self.proj)
-        result = attend(x, y, *layers, self.num_heads, self.scale, dropout_p)
+            checks.check_like("SRAttention", "x", x, "the layer", self.q.weight)
+        if self.linear or self.sr_ratio > 1:
+            checks.check_map("SRAttention", x, H, W, least=1 if self.linear else self.sr_ratio)
+        result = forward(self._parts(), x, H, W, self.training)
         return result if drops_nothing(self.proj_drop) else self.proj_drop(result)
 
-    def _reduce(self, x: Tensor, H: int, W: int) -> Tensor:
-        """The tokens (B, M, C) that keys and values are made of."""
-        if not self.linear and self.sr_ratio == 1:
-            return x
-        checks.check_map("SRAttention", x, H, W, least=1 if self.linear else self.sr_ratio)
-        if self.linear:
-            pooled = self.pool(image(x, H, W))
-            return self.act(reduce(tokens(pooled), *pooled.shape[2:], self.sr, self.norm))
-        return reduce(x, H, W, self.sr, self.norm)
+    def _parts(self) -> Parts:
+        # by self._modules: a part that is missing has no attribute
+        return Parts(
+            query=self.q,
+            keys_values=(self.kv,),
+            out=self.proj,
+            heads=self.num_heads,
+            scale=self.scale,
+            dropout_p=self.attn_drop.p,
+            conv=self._modules.get("sr"),
+            norm=self._modules.get("norm"),
+            pool=self._modules.get("pool"),
+            activation=self._modules.get("act"),
+        )

@@ -32,7 +32,15 @@ from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from pvt_kernels.backends.triton import MAX_CHANNELS
+from pvt_kernels.backends.triton import MAX_CHANNELS, attention
+from pvt_kernels.backends.triton.attention import tiles as attention_tiles
+from pvt_kernels.backends.triton.attention.tiles import WHOLE_WIDTHS
+from pvt_kernels.backends.triton.launch import WAVES, Gpu, Launch
+from pvt_kernels.backends.triton.multi_head_attention import (
+    FUSED_CHANNELS,
+    FUSED_HEAD_DIMS,
+    fused_tile,
+)
 from pvt_kernels.benchmarking.report import wide_console
 from pvt_kernels.benchmarking.shapes import STAGES, LayerShape, stage_shape
 from pvt_kernels.benchmarking.triton_launches import (
@@ -40,15 +48,6 @@ from pvt_kernels.benchmarking.triton_launches import (
     fused_launches,
     reduction_launches,
 )
-from pvt_kernels.ops.attention import triton as attention
-from pvt_kernels.ops.attention.triton import tiles as attention_tiles
-from pvt_kernels.ops.attention.triton.tiles import WHOLE_WIDTHS
-from pvt_kernels.ops.multi_head_attention.triton import (
-    FUSED_CHANNELS,
-    FUSED_HEAD_DIMS,
-    fused_tile,
-)
-from pvt_kernels.ops.triton_launch import WAVES, Gpu, Launch
 
 from . import ptx
 

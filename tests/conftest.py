@@ -24,6 +24,6 @@ def _seed() -> None:
 @pytest.fixture(scope="session")
 def shapes_data(tmp_path_factory) -> dict[str, Path]:
     """The folders of generated data by layout: 24 images to train and 6 to test."""
-    from pvt_kernels.datasets.shapes import make_data
+    from pvt_kernels.systems.datasets.shapes import make_data
 
     return make_data(tmp_path_factory.mktemp("shapes") / "data", images=24)

@@ -20,13 +20,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
-from pvt_kernels.ops import triton_launch
-from pvt_kernels.ops.attention import triton as attention
-from pvt_kernels.ops.attention.triton.tiles import tile_of
-from pvt_kernels.ops.multi_head_attention import triton as multi_head_attention
-from pvt_kernels.ops.spatial_reduction import triton as spatial_reduction
-from pvt_kernels.ops.tensors import allows_tf32
-from pvt_kernels.ops.triton_launch import Gpu, Launch
+from pvt_kernels.backends.tensors import allows_tf32
+from pvt_kernels.backends.triton import attention, multi_head_attention, spatial_reduction
+from pvt_kernels.backends.triton import launch as triton_launch
+from pvt_kernels.backends.triton.attention.tiles import tile_of
+from pvt_kernels.backends.triton.launch import Gpu, Launch
 
 ARCHS = (80, 90, 120)
 CALLS = 40

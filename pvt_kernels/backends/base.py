@@ -6,10 +6,10 @@ same when the image size changes: device, dtype and channel counts, never batch,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -41,20 +41,42 @@ def describe(inputs: Inputs) -> str:
     return f"{inputs.op}({facts})"
 
 
+@dataclass(frozen=True)
 class Backend:
-    """One implementation of the ops.
+    """One implementation of the ops: a folder with a module an op.
 
-    `implementations` maps an op's name to the module in the op's folder that computes it. The
-    module of a `composite` backend consists of PyTorch's own differentiable functions and has one
-    function, named after the op. Any other module has `forward` and `backward`, which the
-    operators in torch.ops.pvt_kernels call with checked inputs; the op's op.py says what they
-    take and return.
+    Attributes:
+        name: of the folder, and what use_backend() takes.
+        modules: by an op's name, the module that computes it. That of a `composite` backend
+            consists of PyTorch's own differentiable functions and has one function, named after
+            the op. Any other has `forward` and `backward`, which the operators in
+            torch.ops.pvt_kernels call with checked inputs; the op's module says what they take
+            and return.
+        reasons: by the name of each op that it has, every reason why it can't run such a call.
+        composite: see `modules`.
     """
 
-    name: ClassVar[str]
-    composite: ClassVar[bool] = False
-    implementations: Mapping[str, ModuleType]
+    name: str
+    modules: Mapping[str, ModuleType]
+    reasons: Mapping[str, Callable[[Any], list[str]]]
+    composite: bool = False
+
+    def has(self, op: str) -> bool:
+        """Whether it has kernels of its own for an op, rather than none or those of its parts."""
+        return op in self.reasons
 
     def not_supported_reasons(self, inputs: Inputs) -> list[str]:
         """Every reason why this backend can't run such a call; empty if it can."""
-        raise NotImplementedError
+        return self.reasons[inputs.op](inputs)
+
+
+def dtype_reasons(dtype: torch.dtype, accepted: Sequence[torch.dtype]) -> list[str]:
+    """What several backends say of a dtype that they don't take."""
+    if dtype in accepted:
+        return []
+    return [f"the dtype is {dtype}, not one of {', '.join(map(str, accepted))}"]
+
+
+def dropout_reasons(inputs: AttentionInputs) -> list[str]:
+    """What all but PyTorch's own attention say of dropout of the attention's weights."""
+    return ["attention dropout is active"] if inputs.dropout else []

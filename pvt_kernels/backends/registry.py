@@ -15,20 +15,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from pvt_kernels._C import cpu_features
+from pvt_kernels.backends import cpu, cuda, reference, sdpa, triton
 from pvt_kernels.backends.base import Backend, Inputs, describe
-from pvt_kernels.backends.cpu import CpuBackend
-from pvt_kernels.backends.cuda import CudaBackend
-from pvt_kernels.backends.reference import ReferenceBackend
-from pvt_kernels.backends.sdpa import SdpaBackend
-from pvt_kernels.backends.triton import TritonBackend
 
-BACKEND_NAMES = ("cuda", "triton", "cpu", "sdpa", "reference")
+BACKENDS: dict[str, Backend] = {
+    module.BACKEND.name: module.BACKEND for module in (cuda, triton, cpu, sdpa, reference)
+}
+BACKEND_NAMES = tuple(BACKENDS)
 # the backends that are PyTorch's and not this package's kernels
 PYTORCH_NAMES = ("sdpa", "reference")
-BACKENDS: dict[str, Backend] = {
-    b.name: b
-    for b in (CudaBackend(), TritonBackend(), CpuBackend(), SdpaBackend(), ReferenceBackend())
-}
 
 _ENVIRONMENT_VARIABLE = "PVT_KERNELS_BACKEND"
 # process-wide, as PyTorch's own sdpa_kernel() is, so that torch.compile can guard on it
@@ -46,7 +41,8 @@ class Decision:
     reasons: dict[str, list[str]]
 
     def __str__(self) -> str:
-        lines = [f"{describe(self.inputs)}: {self.backend or 'no backend can run it'}"]
+        outcome = self.backend or "the forced backend can't run it"
+        lines = [f"{describe(self.inputs)}: {outcome}"]
         for name, reasons in self.reasons.items():
             lines.append(f"  {name}: {'; '.join(reasons) or 'can run'}")
         return "\n".join(lines)
@@ -119,7 +115,7 @@ def decide(inputs: Inputs) -> Decision:
         ValueError: if PVT_KERNELS_BACKEND names no backend.
     """
     names = priority(inputs.device, inputs.dtype)
-    able = {name: _not_supported_reasons(name, inputs) for name in BACKEND_NAMES}
+    able = {name: BACKENDS[name].not_supported_reasons(inputs) for name in BACKEND_NAMES}
     wanted = forced()
     candidates = names if wanted is None else (wanted,)
     chosen = next((name for name in candidates if not able[name]), None)
@@ -144,7 +140,7 @@ def select(inputs: Inputs) -> str:
     record = _recorded.get()
     preferred = forced() or priority(inputs.device, inputs.dtype)[0]
     # what most calls come to; nobody asks for the other backends' reasons
-    if record is None and not _not_supported_reasons(preferred, inputs):
+    if record is None and not BACKENDS[preferred].not_supported_reasons(inputs):
         return preferred
     decision = decide(inputs)
     if record is not None and decision not in record:
@@ -166,11 +162,15 @@ def choose(kind: type[Inputs], *facts: object) -> str:
 
 
 # dynamo runs it as plain Python; it guards on `forced` because `choose` reads it while traced
-@torch.compiler.assume_constant_result
 def _choose(kind: type[Inputs], forced: str | None, *facts: object) -> str:
     # while dynamo traces a use_backend(), it has not taken place yet
     with nullcontext() if forced is None else use_backend(forced):
         return select(kind(*facts))
+
+
+# what torch.compiler.assume_constant_result sets; but that imports torch._dynamo, which takes as
+# long as half of PyTorch's own import, and most programs never compile
+_choose._dynamo_marked_constant = True
 
 
 def explain(fn: Callable[..., object], *args: object, **kwargs: object) -> list[Decision]:
@@ -200,17 +200,10 @@ def explain(fn: Callable[..., object], *args: object, **kwargs: object) -> list[
     return decisions
 
 
-def _not_supported_reasons(name: str, inputs: Inputs) -> list[str]:
-    if name not in BACKENDS:
-        return [f"this version has no {name} kernels"]
-    return BACKENDS[name].not_supported_reasons(inputs)
-
-
 def _warn_of_fallback(decision: Decision) -> None:
     inputs = decision.inputs
     names = priority(inputs.device, inputs.dtype)
-    preferred = names[: names.index(decision.backend)]
-    passed_over = [name for name in preferred if name in BACKENDS]
+    passed_over = names[: names.index(decision.backend)]
     key = (inputs.op, inputs.device.type)
     if decision.backend not in PYTORCH_NAMES or not passed_over or key in _warned:
         return

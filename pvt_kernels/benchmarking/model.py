@@ -148,8 +148,8 @@ def waves(shape: LayerShape, gpu: GpuModel, dtype: torch.dtype) -> dict[str, flo
     elif find_spec("triton") is None:
         return {}
     else:
+        from pvt_kernels.backends.triton.launch import Gpu
         from pvt_kernels.benchmarking.triton_launches import launches_of_a_layer
-        from pvt_kernels.ops.triton_launch import Gpu
 
         launches = launches_of_a_layer(shape, dtype, Gpu(gpu.arch, gpu.multiprocessors))
         blocks = {name: launch.blocks for name, launch in launches.items()}

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pvt_kernels.backends.triton import attention, multi_head_attention, spatial_reduction
+from pvt_kernels.backends.triton.launch import Gpu, Launch
 from pvt_kernels.benchmarking.shapes import LayerShape
-from pvt_kernels.ops.attention import triton as attention
-from pvt_kernels.ops.multi_head_attention import triton as multi_head_attention
-from pvt_kernels.ops.spatial_reduction import triton as spatial_reduction
-from pvt_kernels.ops.triton_launch import Gpu, Launch
 
 
 def launches_of_a_layer(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> dict[str, Launch]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from pvt_kernels.integrations.parts import Parts
+from pvt_kernels.parts import Parts
 
 
 class Adapter(NamedTuple):

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from pvt_kernels.integrations import parts
 from pvt_kernels.integrations.adapter import Adapter, find
-from pvt_kernels.integrations.parts import Parts
+from pvt_kernels.integrations.structure import serves
+from pvt_kernels.parts import Parts, forward
 
 
 def _parts(module: nn.Module) -> Parts:
@@ -41,9 +41,9 @@ def _forward(
     identity: Tensor | None = None,
 ) -> Tensor:
     own = _parts(module)
-    if not parts.serves(own, module.training):
+    if not serves(own, module.training):
         return original(x, hw_shape, identity)
-    out = module.dropout_layer(module.proj_drop(parts.forward(own, x, *hw_shape)))
+    out = module.dropout_layer(module.proj_drop(forward(own, x, *hw_shape)))
     return (x if identity is None else identity) + out
 
 

@@ -10,9 +10,10 @@ from torch import nn
 from pvt_kernels import backends
 from pvt_kernels.integrations.adapter import Adapter
 from pvt_kernels.integrations.classes import ADAPTERS, AUTO, is_patched, patched_class, restore
-from pvt_kernels.integrations.parts import Parts, calls, not_served_reasons
 from pvt_kernels.integrations.report import Report, Row
+from pvt_kernels.integrations.structure import calls, not_served_reasons
 from pvt_kernels.layers import SRAttention
+from pvt_kernels.parts import Parts
 
 
 def patch(model: nn.Module, *, backend: str = AUTO, dry_run: bool = False) -> Report:

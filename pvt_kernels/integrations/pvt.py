@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from pvt_kernels.integrations import parts
 from pvt_kernels.integrations.adapter import Adapter, find
-from pvt_kernels.integrations.parts import Parts
+from pvt_kernels.integrations.structure import serves
+from pvt_kernels.parts import Parts, forward
 
 
 def attention_parts(module: nn.Module) -> Parts:
@@ -31,9 +31,9 @@ def attention_parts(module: nn.Module) -> Parts:
 
 def _forward(module: nn.Module, original: Callable, x: Tensor, H: int, W: int) -> Tensor:
     own = attention_parts(module)
-    if not parts.serves(own, module.training):
+    if not serves(own, module.training):
         return original(x, H, W)
-    return module.proj_drop(parts.forward(own, x, H, W))
+    return module.proj_drop(forward(own, x, H, W))
 
 
 ADAPTER = Adapter(

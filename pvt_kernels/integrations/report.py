@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from torch import nn
 
 from pvt_kernels.integrations.classes import restore
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 WIDTH = 160
 
@@ -59,7 +60,11 @@ class Report:
         return {row.module: row.reason for row in self.rows if not row.swapped}
 
     def __rich__(self) -> Table:
-        table = Table("module", "family", "", "backend", "reason")
+        # only now: most programs patch and never print
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table("module", "family", "outcome", "backend", "reason")
         for row in self.rows:
             verb = "skipped" if not row.swapped else "would swap" if self.dry_run else "swapped"
             cells = (row.module or "(the model)", row.family, verb, row.backend, row.reason)
@@ -69,6 +74,8 @@ class Report:
     def __str__(self) -> str:
         if not self.rows:
             return "no spatial-reduction attention found"
+        from rich.console import Console
+
         console = Console(file=io.StringIO(), width=WIDTH)
         console.print(self)
         return console.file.getvalue().rstrip()

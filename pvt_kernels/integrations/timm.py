@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from pvt_kernels.integrations import parts, pvt
+from pvt_kernels.integrations import pvt
 from pvt_kernels.integrations.adapter import Adapter
+from pvt_kernels.integrations.structure import serves
+from pvt_kernels.parts import forward
 
 
 def _forward(
@@ -16,9 +18,9 @@ def _forward(
     # the size is called feat_size in pvt_v2 and size in twins
     (size,) = (*size, *named.values())
     own = pvt.attention_parts(module)
-    if not parts.serves(own, module.training):
+    if not serves(own, module.training):
         return original(x, size)
-    return module.proj_drop(parts.forward(own, x, *size))
+    return module.proj_drop(forward(own, x, *size))
 
 
 ADAPTER = Adapter(

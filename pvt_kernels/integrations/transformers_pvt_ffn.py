@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pvt_kernels.integrations.adapter import Adapter
-from pvt_kernels.modules import is_listened_to
+from pvt_kernels.parts import is_listened_to
 
 # of the hidden tensor; about what the caches of a few cores hold
 SLICE_BYTES = 2**22

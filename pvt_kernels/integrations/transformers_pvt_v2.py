@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from pvt_kernels.integrations import parts
 from pvt_kernels.integrations.adapter import Adapter, find
-from pvt_kernels.integrations.parts import Parts
+from pvt_kernels.integrations.structure import serves
+from pvt_kernels.parts import Parts, forward
 
 
 def _parts(module: nn.Module) -> Parts:
@@ -37,9 +37,9 @@ def _forward(
     output_attentions: bool = False,
 ) -> tuple[Tensor, ...]:
     own = _parts(module)
-    if output_attentions or not parts.serves(own, module.training):
+    if output_attentions or not serves(own, module.training):
         return original(hidden_states, height, width, output_attentions)
-    return (module.proj_drop(parts.forward(own, hidden_states, height, width)),)
+    return (module.proj_drop(forward(own, hidden_states, height, width)),)
 
 
 ADAPTER = Adapter(

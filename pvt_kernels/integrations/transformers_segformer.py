@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pvt_kernels.integrations import parts
 from pvt_kernels.integrations.adapter import Adapter, find
-from pvt_kernels.integrations.parts import Parts
+from pvt_kernels.integrations.structure import serves
+from pvt_kernels.parts import Parts, forward
 
 # what computes the same; None is the choice of a model that was never loaded
 KNOWN_CORES = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", None)
@@ -45,9 +45,9 @@ def _forward(
 ) -> tuple[Tensor, Tensor | None]:
     own = _parts(module)
     weights_wanted = kwargs.get("output_attentions", module.config.output_attentions)
-    if attention_mask is not None or weights_wanted or not parts.serves(own, module.training):
+    if attention_mask is not None or weights_wanted or not serves(own, module.training):
         return original(hidden_states, height, width, attention_mask, **kwargs)
-    return parts.forward(own, hidden_states, height, width), None
+    return forward(own, hidden_states, height, width), None
 
 
 def _reasons(module: nn.Module) -> list[str]:

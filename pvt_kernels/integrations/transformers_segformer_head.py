@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvt_kernels.integrations.adapter import Adapter, find
-from pvt_kernels.modules import is_conv, is_listened_to
+from pvt_kernels.parts import is_conv, is_listened_to
 
 
 def _projections(module: nn.Module) -> nn.ModuleList:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pvt_kernels import use_backend
+from pvt_kernels.backends import use_backend
 
 
 def count_flops(model: nn.Module, size: tuple[int, int] = (224, 224)) -> int:

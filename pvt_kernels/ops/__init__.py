@@ -1,1 +1,1 @@
-"""The ops, one folder each: reference.py defines it, op.py is it, the others compute it."""
+"""The ops: what they take and return, checked, as operators of PyTorch with their autograd."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
@@ -14,13 +12,9 @@ def check_rank(op: str, name: str, tensor: Tensor, form: str) -> None:
     """`form` spells the accepted shape, one name a dimension: "(B, N, C)"."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor {form}, got {type(tensor).__name__}")
-    if tensor.dim() != _rank(form):
+    # as many names as dimensions, also in "(C,)"
+    if tensor.dim() != form.strip("(,)").count(",") + 1:
         raise ValueError(f"{op}: {name} must have the shape {form}, got {tuple(tensor.shape)}")
-
-
-@cache
-def _rank(form: str) -> int:
-    return len(form.strip("(,)").split(","))
 
 
 def check_shape(op: str, name: str, tensor: Tensor, form: str, shape: tuple[int, ...]) -> None:

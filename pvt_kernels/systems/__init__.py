@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from pvt_kernels.training.system import System
+from pvt_kernels.systems.training.system import System
 
 NAMES = ("classification", "retinanet", "mask_rcnn", "detr", "semantic_fpn", "trans2seg")
 

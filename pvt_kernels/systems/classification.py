@@ -19,11 +19,11 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision.datasets import ImageFolder
 
 from pvt_kernels import models
-from pvt_kernels.datasets.image_folder import image_folder
+from pvt_kernels.systems.datasets.image_folder import image_folder
 from pvt_kernels.systems.drawing import write_lines
-from pvt_kernels.training.recipe import Recipe
-from pvt_kernels.training.schedules import Cosine
-from pvt_kernels.training.system import System, backbone_of
+from pvt_kernels.systems.training.recipe import Recipe
+from pvt_kernels.systems.training.schedules import Cosine
+from pvt_kernels.systems.training.system import System, backbone_of
 
 Batch = tuple[Tensor, Tensor]
 

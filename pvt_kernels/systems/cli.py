@@ -16,8 +16,8 @@ from pvt_kernels import arguments, models, systems
 if TYPE_CHECKING:
     from torch import nn
 
-    from pvt_kernels.training.recipe import Recipe
-    from pvt_kernels.training.system import System
+    from pvt_kernels.systems.training.recipe import Recipe
+    from pvt_kernels.systems.training.system import System
 
 # what a shell reports of a process that a signal ended
 _SIGNALLED = 128
@@ -165,9 +165,9 @@ def _train_extra() -> Iterator[None]:
 
 def _train(options: argparse.Namespace, console: Console) -> int:
     with _train_extra():
-        from pvt_kernels.training import recipe
-        from pvt_kernels.training.distributed import processes
-        from pvt_kernels.training.engine import Run, Training
+        from pvt_kernels.systems.training import recipe
+        from pvt_kernels.systems.training.distributed import processes
+        from pvt_kernels.systems.training.engine import Run, Training
 
         system = systems.load(options.system)
     chosen = recipe.find(system.recipes, options.recipe, options.model)
@@ -199,10 +199,10 @@ def _train(options: argparse.Namespace, console: Console) -> int:
 
 def _eval(options: argparse.Namespace, console: Console) -> None:
     with _train_extra():
-        from pvt_kernels.training import checkpoint
-        from pvt_kernels.training.distributed import processes
-        from pvt_kernels.training.evaluation import Inference, evaluate
-        from pvt_kernels.training.progress import metrics_table
+        from pvt_kernels.systems.training import checkpoint
+        from pvt_kernels.systems.training.distributed import processes
+        from pvt_kernels.systems.training.evaluation import Inference, evaluate
+        from pvt_kernels.systems.training.progress import metrics_table
 
         system = systems.load(options.system)
     with processes(options.device) as own:
@@ -224,8 +224,8 @@ def _eval(options: argparse.Namespace, console: Console) -> None:
 
 def _predict(options: argparse.Namespace, console: Console) -> None:
     with _train_extra():
-        from pvt_kernels.datasets.images import read_image
-        from pvt_kernels.training import checkpoint
+        from pvt_kernels.systems.datasets.images import read_image
+        from pvt_kernels.systems.training import checkpoint
 
         system = systems.load(options.system)
     content = checkpoint.load(options.checkpoint)
@@ -243,7 +243,7 @@ def _predict(options: argparse.Namespace, console: Console) -> None:
 
 def _make_data(options: argparse.Namespace, console: Console) -> None:
     with _train_extra():
-        from pvt_kernels.datasets import shapes
+        from pvt_kernels.systems.datasets import shapes
     folders = shapes.make_data(options.path, options.images, options.seed)
     console.print("Written:", *map(str, folders.values()), sep="\n  ", markup=False)
 
@@ -252,7 +252,7 @@ def _recipe_of(
     system: System, content: dict[str, Any], options: argparse.Namespace
 ) -> tuple[Recipe, str]:
     """The recipe and the backbone of a checkpoint: a run's own, else what the options say."""
-    from pvt_kernels.training import checkpoint, recipe
+    from pvt_kernels.systems.training import checkpoint, recipe
 
     name, model = getattr(options, "recipe", None), getattr(options, "model", None)
     settings = dict(getattr(options, "set", ()))

@@ -15,9 +15,9 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from pvt_kernels.datasets.coco import CocoInstances
+from pvt_kernels.systems.datasets.coco import CocoInstances
 from pvt_kernels.systems.detection import Batch, DetectionRecipe, detect
-from pvt_kernels.training.distributed import compute_on_main
+from pvt_kernels.systems.training.distributed import compute_on_main
 
 # what COCOeval.stats begins with
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")

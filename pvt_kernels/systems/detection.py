@@ -22,11 +22,11 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from pvt_kernels.datasets.coco import CocoInstances
+from pvt_kernels.systems.datasets.coco import CocoInstances
 from pvt_kernels.systems.drawing import draw_objects
-from pvt_kernels.training.recipe import Recipe
-from pvt_kernels.training.schedules import Cosine, MultiStep
-from pvt_kernels.training.system import create_backbone
+from pvt_kernels.systems.training.recipe import Recipe
+from pvt_kernels.systems.training.schedules import Cosine, MultiStep
+from pvt_kernels.systems.training.system import create_backbone
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 

@@ -21,8 +21,8 @@ from transformers import (
 from pvt_kernels.systems import detection
 from pvt_kernels.systems.coco_figures import CocoFigures
 from pvt_kernels.systems.detection import DetectionRecipe
-from pvt_kernels.training.schedules import MultiStep
-from pvt_kernels.training.system import System, create_backbone
+from pvt_kernels.systems.training.schedules import MultiStep
+from pvt_kernels.systems.training.system import System, create_backbone
 
 # ImageNet's, by which torchvision's detectors normalise images too
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -11,7 +11,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from pvt_kernels.systems import detection
 from pvt_kernels.systems.coco_figures import CocoFigures
 from pvt_kernels.systems.detection import DetectionRecipe, FeaturePyramid, answer_in_float32
-from pvt_kernels.training.system import System
+from pvt_kernels.systems.training.system import System
 
 RECIPES = (
     DetectionRecipe(

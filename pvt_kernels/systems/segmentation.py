@@ -21,10 +21,10 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as T
 
-from pvt_kernels.datasets.ade20k import IGNORED, Ade20k
+from pvt_kernels.systems.datasets.ade20k import IGNORED, Ade20k
 from pvt_kernels.systems.drawing import class_colour, write_lines
-from pvt_kernels.training.recipe import Recipe
-from pvt_kernels.training.schedules import Poly
+from pvt_kernels.systems.training.recipe import Recipe
+from pvt_kernels.systems.training.schedules import Poly
 
 Sample = tuple[Tensor, Tensor]
 # images (3, H, W) and masks (H, W): of one size in training, of any in evaluation

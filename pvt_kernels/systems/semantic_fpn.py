@@ -9,7 +9,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from pvt_kernels.systems import segmentation
 from pvt_kernels.systems.segmentation import SegmentationRecipe, resize_map
-from pvt_kernels.training.system import System, create_backbone
+from pvt_kernels.systems.training.system import System, create_backbone
 
 _FPN_CHANNELS, _HEAD_CHANNELS, _GROUPS = 256, 128, 32
 

@@ -10,10 +10,10 @@ from torchvision.ops import Conv2dNormActivation
 
 from pvt_kernels.layers import SRAttention
 from pvt_kernels.models.blocks import Block, Mlp, init_linear, tokens_to_map
-from pvt_kernels.modules import attend, tokens
+from pvt_kernels.parts import attend, tokens
 from pvt_kernels.systems import segmentation
 from pvt_kernels.systems.segmentation import SegmentationRecipe, resize_map
-from pvt_kernels.training.system import System, create_backbone
+from pvt_kernels.systems.training.system import System, create_backbone
 
 # the authors' middle size
 _CHANNELS, _LAYERS, _HEADS, _HIDDEN, _MAP_CHANNELS = 256, 4, 8, 768, 64

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import pvt_kernels
-from pvt_kernels import _C
 from pvt_kernels.backends import AttentionInputs, SpatialReductionInputs, cuda, decide
 
 GPU = torch.device("cuda", 0)
@@ -25,8 +24,8 @@ def gpu(monkeypatch):
         }
         monkeypatch.setattr(torch.version, "cuda", "12.6")
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        monkeypatch.setattr(_C, "build_info", lambda: build)
-        monkeypatch.setattr(_C, "cuda_device", lambda index: device)
+        monkeypatch.setattr(cuda, "build_info", lambda: build)
+        monkeypatch.setattr(cuda, "cuda_device", lambda index: device)
         cuda._inspect.cache_clear()
 
     yield pretend
@@ -34,7 +33,7 @@ def gpu(monkeypatch):
 
 
 def reasons(dtype=torch.float16, head_dim=64, dropout=False):
-    return cuda.CudaBackend().not_supported_reasons(AttentionInputs(GPU, dtype, head_dim, dropout))
+    return cuda.BACKEND.not_supported_reasons(AttentionInputs(GPU, dtype, head_dim, dropout))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
@@ -83,7 +82,7 @@ def test_sizes_dtypes_and_dropout(gpu):
     assert reasons(dropout=True) == ["attention dropout is active"]
     assert "the dtype is torch.float64" in reasons(torch.float64)[0]
     reduction = SpatialReductionInputs(GPU, torch.float16, 4104, 2)
-    assert cuda.CudaBackend().not_supported_reasons(reduction) == [
+    assert cuda.BACKEND.not_supported_reasons(reduction) == [
         "the number of channels is 4104, no multiple of 8 up to 4096"
     ]
 
@@ -91,5 +90,5 @@ def test_sizes_dtypes_and_dropout(gpu):
 def test_other_devices_and_builds(monkeypatch):
     with pvt_kernels.use_backend("cuda"), pytest.raises(RuntimeError, match="not an NVIDIA GPU"):
         pvt_kernels.attention(*(torch.zeros(1, 2, 1, 8) for _ in range(3)))
-    monkeypatch.setattr(_C, "build_info", lambda: {"cuda_missing": "no nvcc on PATH"})
+    monkeypatch.setattr(cuda, "build_info", lambda: {"cuda_missing": "no nvcc on PATH"})
     assert reasons()[0] == "pvt_kernels was built without CUDA: no nvcc on PATH"

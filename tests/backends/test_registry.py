@@ -9,29 +9,29 @@ import torch
 import pvt_kernels
 from pvt_kernels.backends import AttentionInputs, SpatialReductionInputs, decide, registry
 from pvt_kernels.backends.base import Backend
-from pvt_kernels.ops.attention import reference as attention_reference
+from pvt_kernels.backends.reference import attention as attention_reference
 
 CPU_ATTENTION = AttentionInputs(torch.device("cpu"), torch.float32, 64, False)
 
 
-class PickyBackend(Backend):
+def picky_reasons(inputs):
+    if inputs.dtype != torch.float32:
+        return [f"dtype {inputs.dtype} is not torch.float32"]
+    return []
+
+
+def picky(attention):
     """A kernel backend for the CPU's attention that takes fp32 and nothing else."""
-
-    name = "cpu"
-    implementations = {"attention": attention_reference}  # noqa: RUF012
-
-    def not_supported_reasons(self, inputs):
-        reasons = []
-        if inputs.op != "attention":
-            reasons.append(f"no kernel for {inputs.op}")
-        if inputs.dtype != torch.float32:
-            reasons.append(f"dtype {inputs.dtype} is not torch.float32")
-        return reasons
+    reasons = {
+        "attention": picky_reasons,
+        "spatial_reduction": lambda inputs: [f"no kernel for {inputs.op}"],
+    }
+    return Backend("cpu", {"attention": attention}, reasons)
 
 
 @pytest.fixture
 def picky_backend(monkeypatch):
-    monkeypatch.setitem(registry.BACKENDS, "cpu", PickyBackend())
+    monkeypatch.setitem(registry.BACKENDS, "cpu", picky(attention_reference))
     monkeypatch.setattr(registry, "_warned", set())
 
 
@@ -171,8 +171,7 @@ def test_the_backward_runs_on_the_forwards_backend(monkeypatch):
 
         return SimpleNamespace(forward=attention_reference.forward, backward=backward)
 
-    monkeypatch.setattr(PickyBackend, "implementations", {"attention": recording("cpu")})
-    monkeypatch.setitem(registry.BACKENDS, "cpu", PickyBackend())
+    monkeypatch.setitem(registry.BACKENDS, "cpu", picky(recording("cpu")))
     q, k, v = (t.requires_grad_() for t in random_qkv())
     with pvt_kernels.use_backend("cpu"):
         o = pvt_kernels.attention(q, k, v)

@@ -42,8 +42,8 @@ def test_the_fused_forward_moves_little_more_than_x_out_k_and_v(stage, dtype):
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_bytes_are_those_of_the_tensors_that_are_launched(stage, dtype):
     pytest.importorskip("triton", reason="triton is not installed")
+    from pvt_kernels.backends.triton.launch import Gpu
     from pvt_kernels.benchmarking.triton_launches import launches_of_a_layer
-    from pvt_kernels.ops.triton_launch import Gpu
 
     shape = stage_shape(stage, SIZE, batch=2)
     costs = [*model.forward_costs(shape, dtype), *model.backward_costs(shape, dtype)]

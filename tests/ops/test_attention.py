@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pvt_kernels import attention, use_backend
 from pvt_kernels.backends import AttentionInputs
-from pvt_kernels.ops.attention import reference
+from pvt_kernels.backends.reference import attention as reference
 
 from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
 from .cases import BACKEND_PARAMS, LOW_DTYPES, skip_unless_supported

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pvt_kernels import multi_head_attention, use_backend
 from pvt_kernels.backends import AttentionInputs
-from pvt_kernels.ops.multi_head_attention import reference
+from pvt_kernels.backends.reference import multi_head_attention as reference
 
 from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
 from .cases import BACKEND_PARAMS, LOW_DTYPES, skip_unless_supported

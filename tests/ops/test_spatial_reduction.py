@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pvt_kernels import spatial_reduction, use_backend
 from pvt_kernels.backends import SpatialReductionInputs
-from pvt_kernels.ops.spatial_reduction import reference
+from pvt_kernels.backends.reference import spatial_reduction as reference
 
 from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
 from .cases import BACKEND_PARAMS, LOW_DTYPES, skip_unless_supported

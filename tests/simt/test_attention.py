@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from pvt_kernels.ops.attention import reference
+from pvt_kernels.backends.reference import attention as reference
+from tests.ops.test_attention import random_inputs
 
 from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
-from ..ops.test_attention import random_inputs
 from .counters import Bytes, check_bank_conflicts, check_bytes
 from .device import CODES
 
-CUDA = "pvt_kernels.ops.attention.cuda"
+CUDA = "pvt_kernels.backends.cuda.attention"
 
 # (B, N, M, heads, d): whole tiles of queries and keys, one row more, one row less, a single query
 SHAPES = (

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from pvt_kernels.ops.spatial_reduction import reference
+from pvt_kernels.backends.reference import spatial_reduction as reference
+from tests.ops.test_spatial_reduction import NAMES, at_size, random_inputs
 
 from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
-from ..ops.test_spatial_reduction import NAMES, at_size, random_inputs
 from .counters import Bytes, check_bank_conflicts, check_bytes
 from .device import CODES
 
-CUDA = "pvt_kernels.ops.spatial_reduction.cuda"
+CUDA = "pvt_kernels.backends.cuda.spatial_reduction"
 
 # (B, H, W, C, R): divisible, with rows and columns left over, one patch an image, no reduction,
 # several tiles of channels

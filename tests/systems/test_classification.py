@@ -10,7 +10,7 @@ from timm.data.auto_augment import RandAugment
 
 from pvt_kernels import models
 from pvt_kernels.systems.classification import RECIPES, SYSTEM, Accuracy, train_transform
-from pvt_kernels.training.schedules import Cosine
+from pvt_kernels.systems.training.schedules import Cosine
 
 IMAGENET, SHAPES = RECIPES[0], RECIPES[-1]
 

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from pycocotools import mask as rle
 from pycocotools.cocoeval import COCOeval
 
-from pvt_kernels.datasets.coco import CocoInstances
 from pvt_kernels.systems.coco_figures import FIGURES, CocoFigures
+from pvt_kernels.systems.datasets.coco import CocoInstances
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from PIL import Image
 
 from pvt_kernels import systems
 from pvt_kernels.systems import detection
-from pvt_kernels.training.optimizer import make_optimizer
-from pvt_kernels.training.recipe import find
-from pvt_kernels.training.schedules import MultiStep
+from pvt_kernels.systems.training.optimizer import make_optimizer
+from pvt_kernels.systems.training.recipe import find
+from pvt_kernels.systems.training.schedules import MultiStep
 
 DETECTORS = ("retinanet", "mask_rcnn", "detr")
 # millions of parameters in tables 3 and 4 of the paper, with COCO's 80 classes

@@ -7,11 +7,11 @@ import torch
 from rich.console import Console
 
 from pvt_kernels import systems
-from pvt_kernels.datasets.shapes import make_data
 from pvt_kernels.systems.coco_figures import CocoFigures
-from pvt_kernels.training.distributed import Processes
-from pvt_kernels.training.engine import LAST, Run, Training
-from pvt_kernels.training.recipe import find
+from pvt_kernels.systems.datasets.shapes import make_data
+from pvt_kernels.systems.training.distributed import Processes
+from pvt_kernels.systems.training.engine import LAST, Run, Training
+from pvt_kernels.systems.training.recipe import find
 from tests.systems import LAYOUTS
 
 # of the figures on the images to test, after the recipe "shapes"

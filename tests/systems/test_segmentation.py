@@ -14,11 +14,11 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 from torchvision import tv_tensors
 
 from pvt_kernels import systems, use_backend
-from pvt_kernels.datasets.ade20k import IGNORED
 from pvt_kernels.systems import segmentation
+from pvt_kernels.systems.datasets.ade20k import IGNORED
 from pvt_kernels.systems.drawing import class_colour
 from pvt_kernels.systems.segmentation import MeanIou
-from pvt_kernels.training.schedules import Poly
+from pvt_kernels.systems.training.schedules import Poly
 
 NAMES = ("semantic_fpn", "trans2seg")
 

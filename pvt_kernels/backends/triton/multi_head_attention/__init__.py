@@ -1,0 +1,130 @@
+"""Multi-head attention in Triton: one kernel for narrow layers, else the op attention's.
+
+forward.py has the kernel; everything else are PyTorch's matrix products around the attention's.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pvt_kernels.backends.tensors import aligned_contiguous
+from pvt_kernels.backends.triton import attention
+from pvt_kernels.backends.triton.attention.tiles import INTERPRETER_TILE, Tile, matrix_unit
+from pvt_kernels.backends.triton.launch import INTERPRETER, Gpu, Launch, gpu_of, run, wide_rows
+from pvt_kernels.backends.triton.multi_head_attention.forward import multi_head_attention_launch
+
+# widths of a layer and of its heads of which all of a query's channels, and one head of them more,
+# fit in a block's registers, and fill the block: those of every PVT, PVTv2 and SegFormer up to 128
+FUSED_CHANNELS, FUSED_HEAD_DIMS = (32, 64, 128), (32, 64)
+
+
+def fused_tile(gpu: Gpu, dtype: torch.dtype, channels: int, head_dim: int) -> Tile | None:
+    """The fused kernel's tile, or None where the layer is not fused: decided here alone.
+
+    fp32 is not: without tensor cores the factors of three more products would fill the registers.
+    """
+    if channels not in FUSED_CHANNELS or head_dim not in FUSED_HEAD_DIMS:
+        return None
+    if gpu == INTERPRETER:
+        return INTERPRETER_TILE
+    if dtype == torch.float32:
+        return None
+    # 16 queries a warp, since warps that share queries repeat each other's products; as many keys
+    # as the registers leave room for
+    if channels <= 64:
+        return Tile(64, 64, 4, 2, 2)
+    keys = 64 if matrix_unit(gpu, dtype) == "wide half" else 32
+    return Tile(64, keys if head_dim <= 32 else keys // 2, 4, 2, 2)
+
+
+def forward(
+    x: Tensor,
+    y: Tensor,
+    q_weight: Tensor,
+    q_bias: Tensor | None,
+    kv_weight: Tensor,
+    kv_bias: Tensor | None,
+    out_weight: Tensor,
+    out_bias: Tensor | None,
+    heads: int,
+    scale: float,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The result, o, kv and lse, as multi_head_attention_forward has them."""
+    kv = F.linear(y, kv_weight, kv_bias)
+    gpu = gpu_of(x)
+    tile = fused_tile(gpu, x.dtype, x.shape[-1], x.shape[-1] // heads)
+    if tile is not None:
+        layers = (q_weight, q_bias, out_weight, out_bias)
+        launch, (result, o, lse) = fused_launch(tile, x, kv, *layers, heads, scale, save)
+        run(launch)
+        return result, o, kv, lse
+    q = F.linear(x, q_weight, q_bias).unflatten(2, (heads, -1))
+    k, v = kv.unflatten(2, (2, heads, -1)).unbind(2)
+    o, lse = attention.forward(q, k, v, scale)
+    o = o.flatten(2)
+    return F.linear(o, out_weight, out_bias), o if save else x.new_empty(0), kv, lse
+
+
+def backward(
+    dresult: Tensor,
+    x: Tensor,
+    y: Tensor,
+    q_weight: Tensor,
+    q_bias: Tensor | None,
+    kv_weight: Tensor,
+    out_weight: Tensor,
+    o: Tensor,
+    kv: Tensor,
+    lse: Tensor,
+    scale: float,
+) -> tuple[Tensor, ...]:
+    """The gradients, as multi_head_attention_backward has them. q is computed again."""
+    by_head = (lse.shape[1], x.shape[-1] // lse.shape[1])
+    q = F.linear(x, q_weight, q_bias).unflatten(2, by_head)
+    k, v = kv.unflatten(2, (2, *by_head)).unbind(2)
+    do = (dresult @ out_weight).unflatten(2, by_head)
+    dq, dkv = attention.packed_backward(do, q, k, v, o.unflatten(2, by_head), lse, scale)
+    dq, dkv = dq.flatten(2), dkv.flatten(2)
+    return (
+        dq @ q_weight,
+        dkv @ kv_weight,
+        *_layer_gradients(dq, x),
+        *_layer_gradients(dkv, y),
+        *_layer_gradients(dresult, o),
+    )
+
+
+def fused_launch(
+    tile: Tile,
+    x: Tensor,
+    kv: Tensor,
+    q_weight: Tensor,
+    q_bias: Tensor | None,
+    out_weight: Tensor,
+    out_bias: Tensor | None,
+    heads: int,
+    scale: float,
+    save: bool,
+) -> tuple[Launch, tuple[Tensor, Tensor, Tensor]]:
+    """What the fused forward launches, and where the result, o and lse will be."""
+    B, N, C = x.shape
+    result = x.new_empty(B, N, C)
+    o = x.new_empty((B, N, C) if save else 0)
+    lse = x.new_empty(B, heads, N, dtype=torch.float32)
+    layers = (
+        None if t is None else aligned_contiguous(t)
+        for t in (q_weight, q_bias, out_weight, out_bias)
+    )
+    launch = multi_head_attention_launch(
+        tile, wide_rows(x), aligned_contiguous(kv), *layers, result, o, lse, scale
+    )
+    return launch, (result, o, lse)
+
+
+def _layer_gradients(dresult: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a linear layer's weight and bias."""
+    rows = dresult.flatten(0, 1)
+    return rows.T @ inputs.flatten(0, 1), rows.sum(0)

@@ -1,0 +1,153 @@
+"""The spatial reduction in Triton; reference.py has the formulas.
+
+Forward: convolution.py, norm.py. Backward: dx.py, dweight.py, ../fold.py. The projection to
+keys and values is a product of its own: in the norm's kernel it would save a launch and y's way to
+memory and back, by benchmarking/model.py 0.3, 1 and 3.5 % of the forward's least time on an H100 in
+stages 1, 2 and 3, for a kernel whose every block reads Wkv; and training needs y.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from pvt_kernels.backends.tensors import aligned_contiguous, memory_format
+from pvt_kernels.backends.triton.launch import Gpu, Launch, fold, gpu_of, run, splits_of, wide_rows
+from pvt_kernels.backends.triton.spatial_reduction.convolution import convolution_launch
+from pvt_kernels.backends.triton.spatial_reduction.dweight import dweight_launch
+from pvt_kernels.backends.triton.spatial_reduction.dx import dx_launch
+from pvt_kernels.backends.triton.spatial_reduction.norm import norm_launch
+from pvt_kernels.backends.triton.spatial_reduction.tiles import dx_product_tile, product_tile
+
+
+def forward(
+    x: Tensor,
+    H: int,
+    W: int,
+    weight: Tensor,
+    bias: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the normalised rows and rstd, as spatial_reduction_forward has them."""
+    launches, results = forward_launches(
+        gpu_of(x), x, H, W, weight, bias, norm_weight, norm_bias, eps
+    )
+    run(*launches)
+    return results
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    H: int,
+    W: int,
+    weight: Tensor,
+    norm_weight: Tensor,
+    normalized: Tensor,
+    rstd: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients, as spatial_reduction_backward has them."""
+    launches, gradients = backward_launches(
+        gpu_of(x), dy, x, H, W, weight, norm_weight, normalized, rstd
+    )
+    run(*launches)
+    return gradients
+
+
+def forward_launches(
+    gpu: Gpu,
+    x: Tensor,
+    H: int,
+    W: int,
+    weight: Tensor,
+    bias: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor]]:
+    """What `forward` launches, and where its results will be."""
+    B, _, C = x.shape
+    R = weight.shape[-1]
+    M = (H // R) * (W // R)
+    x = wide_rows(x)
+    y = x.new_empty(B, M, C)
+    normalized = x.new_empty(B, M, C, dtype=torch.float32)
+    rstd = x.new_empty(B, M, dtype=torch.float32)
+    tile = product_tile(gpu, x.dtype)
+    splits = splits_of(
+        gpu,
+        tile.resident,
+        blocks=triton.cdiv(B * M, tile.rows) * triton.cdiv(C, tile.outputs),
+        steps=triton.cdiv(R * R * C, tile.depth),
+    )
+    partials = x.new_empty(splits, B * M, C, dtype=torch.float32)
+    vectors = (aligned_contiguous(t) for t in (bias, norm_weight, norm_bias))
+    launches = [
+        convolution_launch(tile, H, W, x, _by_token(weight), partials),
+        norm_launch(partials, *vectors, y, normalized, rstd, eps),
+    ]
+    return launches, (y, normalized, rstd)
+
+
+def backward_launches(
+    gpu: Gpu,
+    dy: Tensor,
+    x: Tensor,
+    H: int,
+    W: int,
+    weight: Tensor,
+    norm_weight: Tensor,
+    normalized: Tensor,
+    rstd: Tensor,
+) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+    """What `backward` launches, and where its results will be."""
+    B, N, C = x.shape
+    R = weight.shape[-1]
+    rows = B * (H // R) * (W // R)
+    x = wide_rows(x)
+    dy, gamma, normalized, rstd = (
+        aligned_contiguous(t) for t in (dy, norm_weight, normalized, rstd)
+    )
+    # tokens of no patch stay as they are
+    left_over = H % R or W % R
+    dx = x.new_zeros(B, N, C) if left_over else x.new_empty(B, N, C)
+    dz = x.new_empty(rows, C)
+    dweight = torch.empty_like(weight, memory_format=memory_format(weight))
+    dvectors = [t.new_empty(C) for t in (weight, norm_weight, norm_weight)]
+
+    tile, dx_tile = product_tile(gpu, x.dtype), dx_product_tile(gpu, x.dtype, C)
+    splits = splits_of(
+        gpu,
+        tile.resident,
+        blocks=triton.cdiv(R * R * C, tile.rows) * triton.cdiv(C, tile.outputs),
+        steps=triton.cdiv(rows, tile.depth),
+    )
+    weight_partials = x.new_empty(splits, C, R, R, C, dtype=torch.float32)
+    vector_partials = x.new_empty(triton.cdiv(rows, dx_tile.rows), 3, C, dtype=torch.float32)
+    saved = (dy, gamma, normalized, rstd)
+    launches = [
+        dx_launch(dx_tile, H, W, *saved, _by_token(weight), dx, dz, vector_partials),
+        dweight_launch(tile, H, W, x, dz, weight_partials),
+        fold(
+            gpu,
+            vector_partials.unsqueeze(2),
+            [t.unsqueeze(0) for t in dvectors],
+            weight_partials.flatten(2, 3),
+            dweight.permute(0, 2, 3, 1).view(C, R * R, C),
+        ),
+    ]
+    return launches, (dx, dweight, *dvectors)
+
+
+def _by_token(weight: Tensor) -> Tensor:
+    """(C_out, C_in, R, R) -> (C_out, R, R, C_in), in the order in which a patch lies in x.
+
+    A weight in PyTorch's memory format channels_last is in that order already. Another one is
+    copied, by benchmarking/model.py 0.3 us of device memory's time on an H100 in stages 1 and 2: as
+    it lies, the channels of a token are R*R numbers apart, and the convolution would read up to 16
+    times the bytes, in each of its blocks.
+    """
+    return aligned_contiguous(weight.permute(0, 2, 3, 1))

@@ -1,1 +1,0 @@
-"""Softmax attention of N queries over M keys."""

@@ -1,1 +1,0 @@
-"""Attention with the projections around it."""

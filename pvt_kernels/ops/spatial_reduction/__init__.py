@@ -1,1 +1,0 @@
-"""The spatial reduction: a convolution with kernel = stride, bias and LayerNorm, on tokens."""

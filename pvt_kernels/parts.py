@@ -1,0 +1,193 @@
+"""Spatial-reduction attention from the parts of a live module, whatever they are called.
+
+SRAttention and the adapters for other libraries' modules are built on it. It runs the ops on the
+parts' parameters, and honours whatever was put in the parts' place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pvt_kernels.ops.attention import attention
+from pvt_kernels.ops.multi_head_attention import multi_head_attention
+from pvt_kernels.ops.spatial_reduction import spatial_reduction
+
+# a linear layer as a module, or as its weight and bias
+Projection = nn.Module | tuple[Tensor, Tensor | None]
+
+# out_proj of torch.nn.MultiheadAttention is a Linear under a name of its own
+LINEAR_TYPES = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
+
+
+class Parts(NamedTuple):
+    """Where the parts of an attention are.
+
+    Attributes:
+        query, keys_values, out, heads, scale: as `attend` takes them.
+        dropout_p: of the attention weights, in training.
+        conv, norm: of the spatial reduction; None where nothing is reduced.
+        pool, activation: around them, in linear SRA.
+        bypassed: modules whose own calls are left out: dropout of the attention weights, and what
+            other parts lie in.
+        beside: modules that are called after the attention by whoever made this.
+    """
+
+    query: Projection
+    keys_values: tuple[Projection, ...]
+    out: Projection
+    heads: int
+    scale: float
+    dropout_p: float = 0.0
+    conv: nn.Module | None = None
+    norm: nn.Module | None = None
+    pool: nn.Module | None = None
+    activation: nn.Module | None = None
+    bypassed: tuple[nn.Module, ...] = ()
+    beside: tuple[nn.Module, ...] = ()
+
+
+def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> Tensor:
+    """The attention of tokens (B, N, C) on a map of H x W, before any dropout of its output.
+
+    In `training` the attention weights are dropped with the probability parts.dropout_p.
+    """
+    y = x
+    if parts.pool is not None:
+        pooled = parts.pool(image(x, H, W))
+        y = parts.activation(reduce(tokens(pooled), *pooled.shape[2:], parts.conv, parts.norm))
+    elif parts.conv is not None:
+        y = reduce(x, H, W, parts.conv, parts.norm)
+    dropout_p = parts.dropout_p if training else 0.0
+    layers = (parts.query, parts.keys_values, parts.out)
+    return attend(x, y, *layers, parts.heads, parts.scale, dropout_p)
+
+
+def attend(
+    x: Tensor,
+    y: Tensor,
+    query: Projection,
+    keys_values: Sequence[Projection],
+    out: Projection,
+    heads: int,
+    scale: float,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """Attention of the tokens x to the tokens y: the op `multi_head_attention` on modules.
+
+    A projection that is no plain Linear (LoRA, quantised layers), or that somebody listens to by
+    a hook, is called as it is, and the op `attention` computes what is between.
+
+    Args:
+        x: (B, N, C).
+        y: (B, M, C).
+        query, out: projections C -> C.
+        keys_values: one projection C -> 2C, keys first, or two C -> C, for keys and for values.
+        heads, scale, dropout_p: as in `multi_head_attention`.
+
+    Returns:
+        (B, N, C).
+    """
+    layers = (query, *keys_values, out)
+    if all(isinstance(layer, tuple) or is_plain(layer, LINEAR_TYPES) for layer in layers):
+        (q_weight, q_bias), *kv, (out_weight, out_bias) = map(_weights, layers)
+        kv_weight, kv_bias = kv[0] if len(kv) == 1 else _stacked(*kv)
+        tensors = (q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias)
+        return multi_head_attention(x, y, *tensors, heads, scale, dropout_p)
+    B, N, C = x.shape
+    q = _project(x, query).reshape(B, N, heads, C // heads)
+    kv = [_project(y, layer).reshape(B, y.shape[1], -1, heads, C // heads) for layer in keys_values]
+    k, v = kv[0].unbind(2) if len(kv) == 1 else (t.squeeze(2) for t in kv)
+    o = attention(q, k, v, scale, dropout_p)
+    return _project(o.reshape(B, N, C), out)
+
+
+def reduce(x: Tensor, H: int, W: int, conv: nn.Module, norm: nn.Module) -> Tensor:
+    """norm(conv(x)) on tokens (B, H*W, C): the op `spatial_reduction` on modules.
+
+    Modules of other kinds, or that somebody listens to by a hook, are called as they are.
+    """
+    if _is_patch_conv(conv) and _is_layer_norm(norm):
+        parameters = (conv.weight, conv.bias, norm.weight, norm.bias)
+        return spatial_reduction(x, H, W, *parameters, norm.eps)
+    return norm(tokens(conv(image(x, H, W))))
+
+
+def image(x: Tensor, H: int, W: int) -> Tensor:
+    """Tokens (B, H*W, C) as a map (B, C, H, W)."""
+    return x.transpose(1, 2).reshape(*x.shape[::2], H, W)
+
+
+def tokens(image: Tensor) -> Tensor:
+    """A map (B, C, H, W) as tokens (B, H*W, C)."""
+    return image.flatten(2).transpose(1, 2)
+
+
+def is_plain(module: nn.Module, types: Sequence[type[nn.Module]]) -> bool:
+    """Whether a module is exactly of one of the types, and nobody listens to it."""
+    return type(module) in types and not is_listened_to(module)
+
+
+def is_listened_to(module: nn.Module) -> bool:
+    """Whether leaving out a call of the module would be noticed: hooks, or another forward."""
+    return bool(
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_pre_hooks
+        or module._backward_hooks
+        or "forward" in module.__dict__
+    )
+
+
+def drops_nothing(dropout: nn.Module) -> bool:
+    """Whether leaving out the call of a dropout changes nothing."""
+    return is_plain(dropout, (nn.Dropout,)) and (not dropout.training or dropout.p == 0)
+
+
+def is_conv(module: nn.Module) -> bool:
+    """Whether its forward is torch.nn.Conv2d's; mmcv's differs for empty tensors alone."""
+    kind = type(module)
+    return kind is nn.Conv2d or (
+        isinstance(module, nn.Conv2d)
+        and (kind.__module__, kind.__name__) == ("mmcv.cnn.bricks.wrappers", "Conv2d")
+    )
+
+
+def _is_patch_conv(conv: nn.Module) -> bool:
+    return (
+        is_conv(conv)
+        and not is_listened_to(conv)
+        and conv.bias is not None
+        and conv.kernel_size == conv.stride
+        and conv.kernel_size[0] == conv.kernel_size[1]
+        and conv.padding in ("valid", (0, 0))
+        and conv.dilation == (1, 1)
+        and conv.groups == 1
+    )
+
+
+def _is_layer_norm(norm: nn.Module) -> bool:
+    return is_plain(norm, (nn.LayerNorm,)) and norm.bias is not None
+
+
+def _weights(layer: Projection) -> tuple[Tensor, Tensor | None]:
+    return layer if isinstance(layer, tuple) else (layer.weight, layer.bias)
+
+
+def _project(x: Tensor, layer: Projection) -> Tensor:
+    return F.linear(x, *layer) if isinstance(layer, tuple) else layer(x)
+
+
+def _stacked(
+    key: tuple[Tensor, Tensor | None], value: tuple[Tensor, Tensor | None]
+) -> tuple[Tensor, Tensor | None]:
+    weights, biases = zip(key, value, strict=True)
+    if biases == (None, None):
+        return torch.cat(weights), None
+    zeros = (weight.new_zeros(weight.shape[0]) for weight in weights)
+    filled = [z if bias is None else bias for z, bias in zip(zeros, biases, strict=True)]
+    return torch.cat(weights), torch.cat(filled)

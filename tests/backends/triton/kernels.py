@@ -1,0 +1,31 @@
+"""The modules under test; without triton, importing them skips the tests that do."""
+
+from importlib import import_module
+
+import pytest
+import torch
+
+from pvt_kernels.backends import AttentionInputs
+from pvt_kernels.backends.registry import BACKENDS
+
+triton_launch = pytest.importorskip(
+    "pvt_kernels.backends.triton.launch", reason="triton is not installed"
+)
+triton_attention = import_module("pvt_kernels.backends.triton.attention")
+attention_tiles = import_module("pvt_kernels.backends.triton.attention.tiles")
+triton_mha = import_module("pvt_kernels.backends.triton.multi_head_attention")
+triton_reduction = import_module("pvt_kernels.backends.triton.spatial_reduction")
+reduction_tiles = import_module("pvt_kernels.backends.triton.spatial_reduction.tiles")
+
+REASONS = BACKENDS["triton"].not_supported_reasons(
+    AttentionInputs(torch.device("cpu"), torch.float32, 64, False)
+)
+needs_interpreter = pytest.mark.skipif(bool(REASONS), reason=f"triton: {'; '.join(REASONS)}")
+
+
+def mha_inputs(C, heads, dtype, bias=True, B=2, N=70, M=37):
+    """All but `heads` and `scale`, the weights with unit gain."""
+    tensors = [torch.randn(B, N, C), torch.randn(B, M, C)]
+    for rows in (C, 2 * C, C):
+        tensors += [torch.randn(rows, C) * C**-0.5, torch.randn(rows) if bias else None]
+    return [None if t is None else t.to(dtype) for t in tensors]

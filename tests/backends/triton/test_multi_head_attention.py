@@ -1,0 +1,62 @@
+"""The fused layer's kernel in the interpreter, against the unfused form and the definition."""
+
+import pytest
+import torch
+
+from pvt_kernels import multi_head_attention, use_backend
+from pvt_kernels.backends.reference import multi_head_attention as reference
+
+from ...error_budget import check_error_budget
+from ...ops.cases import LOW_DTYPES
+from .kernels import mha_inputs, needs_interpreter, triton_launch, triton_mha
+
+pytestmark = needs_interpreter
+# C, heads: of PVT and PVTv2-B0, and of SegFormer
+FUSED = ((64, 1), (128, 2), (32, 1), (64, 2))
+
+
+@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
+@pytest.mark.parametrize(("C", "heads"), FUSED)
+def test_multi_head_attention_in_both_forms(form, C, heads, dtype):
+    def op(*tensors):
+        with use_backend("triton"):
+            return multi_head_attention(*tensors, heads)
+
+    def definition(*tensors):
+        return reference.multi_head_attention(*tensors, heads, (C // heads) ** -0.5)
+
+    names = ("out", "dx", "dy", "dWq", "dbq", "dWkv", "dbkv", "dWo", "dbo")
+    samples = [(mha_inputs(C, heads, dtype), torch.randn(2, 70, C))]
+    check_error_budget(op, definition, samples, names)
+
+
+@pytest.mark.parametrize("save", [False, True])
+def test_the_fused_forward_saves_what_the_unfused_does(monkeypatch, save):
+    inputs = mha_inputs(64, 2, torch.float32, bias=False)
+    forward = torch.ops.pvt_kernels.multi_head_attention_forward
+    fused = forward(*inputs, 2, 0.2, save, "triton")
+    monkeypatch.setattr(triton_mha, "FUSED_CHANNELS", ())
+    unfused = forward(*inputs, 2, 0.2, save, "triton")
+    assert fused[1].shape == ((2, 70, 64) if save else (0,))
+    torch.testing.assert_close(fused, unfused, rtol=1e-4, atol=1e-5)
+
+
+def test_the_fused_forward_reads_strided_tokens_and_nothing_around_them():
+    x, *others = mha_inputs(64, 1, torch.float16)
+    around = torch.full((4, 70 + 64, 2 * 64), float("nan"), dtype=torch.float16)
+    around[1:-1, :70, :64] = x
+    with use_backend("triton"):
+        expected = multi_head_attention(x, *others, 1)
+        assert torch.equal(multi_head_attention(around[1:-1, :70, :64], *others, 1), expected)
+
+
+def test_the_forms_are_chosen_by_width_and_dtype():
+    gpu = triton_launch.Gpu(90, 132)
+    layers = [(32, 32), (64, 64), (128, 64), (96, 32), (128, 128), (160, 32), (320, 64)]
+    fused = [
+        (C, dtype)
+        for C, d in layers
+        for dtype in LOW_DTYPES
+        if triton_mha.fused_tile(gpu, dtype, C, d) is not None
+    ]
+    assert fused == [(C, dtype) for C in (32, 64, 128) for dtype in LOW_DTYPES[:2]]
