@@ -21,6 +21,14 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_choice_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests pretend other devices, builds and backends, which nothing does in one process."""
+    from pvt_kernels.backends import registry
+
+    monkeypatch.setattr(registry, "_chosen", {})
+
+
 @pytest.fixture(scope="session")
 def shapes_data(tmp_path_factory) -> dict[str, Path]:
     """The folders of generated data by layout: 24 images to train and 6 to test."""

@@ -4,6 +4,7 @@ from pvt_kernels.backends.base import (
     AttentionInputs,
     Backend,
     Inputs,
+    MultiHeadAttentionInputs,
     SpatialReductionInputs,
 )
 from pvt_kernels.backends.registry import (
@@ -22,6 +23,7 @@ __all__ = [
     "Backend",
     "Decision",
     "Inputs",
+    "MultiHeadAttentionInputs",
     "SpatialReductionInputs",
     "choose",
     "decide",

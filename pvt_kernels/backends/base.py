@@ -24,6 +24,13 @@ class AttentionInputs:
 
 
 @dataclass(frozen=True)
+class MultiHeadAttentionInputs(AttentionInputs):
+    op: ClassVar[str] = "multi_head_attention"
+    # what a backend without kernels for the whole computes, PyTorch's linear layers around it
+    within: ClassVar[str] = AttentionInputs.op
+
+
+@dataclass(frozen=True)
 class SpatialReductionInputs:
     op: ClassVar[str] = "spatial_reduction"
     device: torch.device
@@ -32,7 +39,7 @@ class SpatialReductionInputs:
     sr_ratio: int
 
 
-Inputs = AttentionInputs | SpatialReductionInputs
+Inputs = AttentionInputs | MultiHeadAttentionInputs | SpatialReductionInputs
 
 
 def describe(inputs: Inputs) -> str:
@@ -62,12 +69,13 @@ class Backend:
     composite: bool = False
 
     def has(self, op: str) -> bool:
-        """Whether it has kernels of its own for an op, rather than none or those of its parts."""
+        """Whether it computes an op as one, rather than PyTorch's functions around another op."""
         return op in self.reasons
 
     def not_supported_reasons(self, inputs: Inputs) -> list[str]:
         """Every reason why this backend can't run such a call; empty if it can."""
-        return self.reasons[inputs.op](inputs)
+        op = inputs.op if self.has(inputs.op) else inputs.within
+        return self.reasons[op](inputs)
 
 
 def dtype_reasons(dtype: torch.dtype, accepted: Sequence[torch.dtype]) -> list[str]:

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 from pvt_kernels._C import cpu_features
 from pvt_kernels.backends import cpu, cuda, reference, sdpa, triton
 from pvt_kernels.backends.base import Backend, Inputs, describe
+from pvt_kernels.backends.tensors import allows_tf32
 
 BACKENDS: dict[str, Backend] = {
     module.BACKEND.name: module.BACKEND for module in (cuda, triton, cpu, sdpa, reference)
@@ -26,22 +27,40 @@ BACKEND_NAMES = tuple(BACKENDS)
 PYTORCH_NAMES = ("sdpa", "reference")
 
 _ENVIRONMENT_VARIABLE = "PVT_KERNELS_BACKEND"
+# every variable that a backend's choice or its reasons depend on
+_ENVIRONMENT = (_ENVIRONMENT_VARIABLE, "TRITON_INTERPRET")
 # process-wide, as PyTorch's own sdpa_kernel() is, so that torch.compile can guard on it
 _forced: str | None = None
 _warned: set[tuple[str, str]] = set()
+# what was chosen before, by everything that the choice depends on
+_chosen: dict[tuple, str] = {}
 _recorded: ContextVar[list[Decision] | None] = ContextVar("recorded", default=None)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Which backend a call runs on, and for every backend the reasons why it can't or doesn't."""
+    """Which backend a call runs on, and for every backend the reasons why it can't or doesn't.
+
+    Attributes:
+        inputs: the op, and the facts about the call that the choice depends on.
+        backend: the name of the one chosen; None where a forced one can't run the call.
+        reasons: by the name of each backend, why it can't run the call or is never chosen for
+            such; empty where it could have been chosen.
+    """
 
     inputs: Inputs
     backend: str | None
     reasons: dict[str, list[str]]
 
+    @property
+    def fused(self) -> bool:
+        """Whether the backend computes the op as one: else it is PyTorch's around another op."""
+        return self.backend is not None and BACKENDS[self.backend].has(self.inputs.op)
+
     def __str__(self) -> str:
         outcome = self.backend or "the forced backend can't run it"
+        if self.backend is not None and not self.fused:
+            outcome += f", PyTorch's linear layers around its {self.inputs.within}"
         lines = [f"{describe(self.inputs)}: {outcome}"]
         for name, reasons in self.reasons.items():
             lines.append(f"  {name}: {'; '.join(reasons) or 'can run'}")
@@ -163,9 +182,13 @@ def choose(kind: type[Inputs], *facts: object) -> str:
 
 # dynamo runs it as plain Python; it guards on `forced` because `choose` reads it while traced
 def _choose(kind: type[Inputs], forced: str | None, *facts: object) -> str:
-    # while dynamo traces a use_backend(), it has not taken place yet
-    with nullcontext() if forced is None else use_backend(forced):
-        return select(kind(*facts))
+    recording = _recorded.get() is not None
+    key = (kind, facts, forced, *map(os.environ.get, _ENVIRONMENT), allows_tf32())
+    if recording or key not in _chosen:
+        # while dynamo traces a use_backend(), it has not taken place yet
+        with nullcontext() if forced is None else use_backend(forced):
+            _chosen[key] = select(kind(*facts))
+    return _chosen[key]
 
 
 # what torch.compiler.assume_constant_result sets; but that imports torch._dynamo, which takes as

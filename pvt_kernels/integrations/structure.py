@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from pvt_kernels.backends import AttentionInputs, Inputs, SpatialReductionInputs
+from pvt_kernels.backends import Inputs, MultiHeadAttentionInputs, SpatialReductionInputs
 from pvt_kernels.parts import Parts, Projection, is_listened_to
 
 # of torch.nn.MultiheadAttention, where OpenMMLab's layers keep three projections
@@ -24,7 +24,7 @@ def calls(parts: Parts, like: Tensor) -> list[Inputs]:
     """What the attention asks of a backend, on the device and in the dtype of a parameter."""
     channels = _sizes(parts.out)[0]
     found: list[Inputs] = [
-        AttentionInputs(like.device, like.dtype, channels // parts.heads, dropout=False)
+        MultiHeadAttentionInputs(like.device, like.dtype, channels // parts.heads, dropout=False)
     ]
     if parts.conv is not None:
         sr_ratio = parts.conv.kernel_size[0]

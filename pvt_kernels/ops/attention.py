@@ -40,14 +40,20 @@ def attention(
     checks.check_rank("attention", "q", q, "(B, N, heads, d)")
     q, k, v = autocast.cast(q, k, v)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    _check_queries(q)
+    _check(q, k, v, scale)
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"attention: dropout_p must be in [0, 1), got {dropout_p}")
     head_dim = index(q.shape[-1])
     name = choose(AttentionInputs, q.device, q.dtype, head_dim, not dropout_p <= 0)
+    return run_attention(q, k, v, scale, dropout_p, name)
+
+
+def run_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, name: str
+) -> Tensor:
+    """`attention` of arguments that were checked, on a backend that can run it."""
     backend = get(name)
     if backend.composite:
-        _check(q, k, v, scale)
         return backend.modules["attention"].attention(q, k, v, scale, dropout_p)
     return torch.ops.pvt_kernels.attention_forward(q, k, v, scale, name)[0]
 
@@ -73,9 +79,9 @@ def attention_forward(
 ) -> tuple[Tensor, Tensor]:
     """o (B, N, heads, d) and lse, the rows' log-sum-exp of the scores, (B, heads, N).
 
-    lse is natural and in fp32, or fp64 for fp64 inputs. Both results are contiguous.
+    lse is natural and in fp32, or fp64 for fp64 inputs. Both results are contiguous. The
+    arguments are those that `attention` has checked.
     """
-    _check(q, k, v, scale)
     with autocast.suspended(q):
         return get(backend).modules["attention"].forward(q, k, v, scale)
 
@@ -92,14 +98,12 @@ def _(q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> tuple[Tens
 def attention_backward(
     do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, scale: float, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dq, dk, dv, contiguous. `do` may have any strides: an expanded scalar's are all 0."""
-    _check(q, k, v, scale)
-    B, N, heads, _ = q.shape
-    for name, tensor in (("do", do), ("o", o)):
-        checks.check_shape("attention_backward", name, tensor, "(B, N, heads, d)", (*q.shape,))
-        checks.check_like("attention_backward", name, tensor, "q", q)
-    checks.check_shape("attention_backward", "lse", lse, "(B, heads, N)", (B, heads, N))
-    checks.check_device("attention_backward", "lse", lse, "q", q)
+    """dq, dk, dv, contiguous. `do` may have any strides: an expanded scalar's are all 0.
+
+    The rest is what the forward took and returned.
+    """
+    checks.check_shape("attention_backward", "do", do, "(B, N, heads, d)", (*q.shape,))
+    checks.check_like("attention_backward", "do", do, "q", q)
     with autocast.suspended(q):
         return get(backend).modules["attention"].backward(do, q, k, v, o, lse, scale)
 
@@ -124,16 +128,11 @@ def _backward_flops(do_shape, q_shape, k_shape, *args, **kwargs) -> int:
     return 5 * 2 * B * heads * N * k_shape[1] * d
 
 
-def _check_queries(q: Tensor) -> None:
-    """What the choice of a backend needs; the operators check the rest."""
+def _check(q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
     checks.check_rank("attention", "q", q, "(B, N, heads, d)")
     checks.check_dtype("attention", "q", q, checks.DTYPES)
     for name, size in zip(("N", "heads", "d"), q.shape[1:], strict=True):
         checks.check_size("attention", f"q's {name}", size, least=1)
-
-
-def _check(q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
-    _check_queries(q)
     B, _, heads, d = q.shape
     checks.check_rank("attention", "k", k, "(B, M, heads, d)")
     M = k.shape[1]

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from pvt_kernels.backends import AttentionInputs, choose, get
+from pvt_kernels.backends import MultiHeadAttentionInputs, choose, get
 from pvt_kernels.backends.reference.multi_head_attention import project
 from pvt_kernels.ops import autocast, checks
-from pvt_kernels.ops.attention import attention
+from pvt_kernels.ops.attention import run_attention
 from pvt_kernels.ops.torch_library import fake, operator
 
 
@@ -64,19 +64,18 @@ def multi_head_attention(
     x, y, q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias = autocast.cast(*tensors)
     scale = (x.shape[-1] / heads) ** -0.5 if scale is None else scale
     layers = (q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias)
-    _check_queries(x, heads)
+    _check(x, y, *layers, heads, scale)
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"multi_head_attention: dropout_p must be in [0, 1), got {dropout_p}")
     head_dim = index(x.shape[-1]) // heads
-    name = choose(AttentionInputs, x.device, x.dtype, head_dim, not dropout_p <= 0)
+    name = choose(MultiHeadAttentionInputs, x.device, x.dtype, head_dim, not dropout_p <= 0)
     if get(name).has("multi_head_attention"):
         tensors = (x, y, *layers)
         save = torch.is_grad_enabled() and any(_requires_grad(t) for t in tensors)
         forward = torch.ops.pvt_kernels.multi_head_attention_forward
         return forward(x, y, *layers, heads, scale, save, name)[0]
-    _check(x, y, *layers, heads, scale)
     q, k, v = project(x, y, q_weight, q_bias, kv_weight, kv_bias, heads)
-    o = attention(q, k, v, scale, dropout_p)
+    o = run_attention(q, k, v, scale, dropout_p, name)
     return F.linear(o.flatten(2), out_weight, out_bias)
 
 
@@ -124,10 +123,9 @@ def multi_head_attention_forward(
 
     That is o, the heads' outputs, (B, N, C), or of shape (0,) if they are not to be saved; k and
     v side by side, (B, M, 2C); and lse, the rows' log-sum-exp of the scores, (B, heads, N) in
-    fp32. All contiguous.
+    fp32. All contiguous. The arguments are those that `multi_head_attention` has checked.
     """
     layers = (q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias)
-    _check(x, y, *layers, heads, scale)
     forward = get(backend).modules["multi_head_attention"].forward
     with autocast.suspended(x):
         return forward(x, y, *layers, heads, scale, save)
@@ -172,19 +170,12 @@ def multi_head_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dx, dy, and the gradients of q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias.
 
-    All contiguous. `dresult` may have any strides. What a bias of None gets means nothing.
+    All contiguous. `dresult` may have any strides; the rest is what the forward took and
+    returned. What a bias of None gets means nothing.
     """
     op = "multi_head_attention_backward"
-    _check(x, y, q_weight, q_bias, kv_weight, None, out_weight, None, lse.shape[1], scale)
-    B, N, C = x.shape
-    for name, tensor, form, shape in (
-        ("dresult", dresult, "(B, N, C)", (B, N, C)),
-        ("o", o, "(B, N, C)", (B, N, C)),
-        ("kv", kv, "(B, M, 2C)", (B, y.shape[1], 2 * C)),
-    ):
-        checks.check_shape(op, name, tensor, form, shape)
-        checks.check_like(op, name, tensor, "x", x)
-    checks.check_shape(op, "lse", lse, "(B, heads, N)", (B, lse.shape[1], N))
+    checks.check_shape(op, "dresult", dresult, "(B, N, C)", (*x.shape,))
+    checks.check_like(op, "dresult", dresult, "x", x)
     backward = get(backend).modules["multi_head_attention"].backward
     with autocast.suspended(x):
         return backward(dresult, x, y, q_weight, q_bias, kv_weight, out_weight, o, kv, lse, scale)
@@ -226,17 +217,6 @@ def _backward_flops(dresult_shape, x_shape, y_shape, *args, **kwargs) -> int:
     return 2 * B * C * (5 * N * M + N * C + 4 * N * C + 4 * M * C)
 
 
-def _check_queries(x: Tensor, heads: int) -> None:
-    """What the choice of a backend needs; the operators check the rest."""
-    op = "multi_head_attention"
-    checks.check_rank(op, "x", x, "(B, N, C)")
-    checks.check_dtype(op, "x", x, checks.DTYPES)
-    C = x.shape[-1]
-    checks.check_size(op, "x's C", C, least=1)
-    if C % heads != 0:
-        raise ValueError(f"{op}: heads must divide C = {C}, got {heads}")
-
-
 def _check(
     x: Tensor,
     y: Tensor,
@@ -250,8 +230,12 @@ def _check(
     scale: float,
 ) -> None:
     op = "multi_head_attention"
-    _check_queries(x, heads)
+    checks.check_rank(op, "x", x, "(B, N, C)")
+    checks.check_dtype(op, "x", x, checks.DTYPES)
     B, N, C = x.shape
+    checks.check_size(op, "x's C", C, least=1)
+    if C % heads != 0:
+        raise ValueError(f"{op}: heads must divide C = {C}, got {heads}")
     checks.check_size(op, "x's N", N, least=1)
     checks.check_rank(op, "y", y, "(B, M, C)")
     checks.check_size(op, "y's M", y.shape[1], least=1)

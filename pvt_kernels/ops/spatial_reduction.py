@@ -50,13 +50,12 @@ def spatial_reduction(
     """
     checks.check_rank("spatial_reduction", "x", x, "(B, H*W, C)")
     x, weight, bias = autocast.cast(x, weight, bias)
-    _check_patches(x, H, W, weight)
+    arguments = (x, H, W, weight, bias, norm_weight, norm_bias, eps)
+    _check(*arguments)
     C, R = index(x.shape[-1]), index(weight.shape[-1])
     name = choose(SpatialReductionInputs, x.device, x.dtype, C, R)
     backend = get(name)
-    arguments = (x, H, W, weight, bias, norm_weight, norm_bias, eps)
     if backend.composite:
-        _check(*arguments)
         return backend.modules["spatial_reduction"].spatial_reduction(*arguments)
     return torch.ops.pvt_kernels.spatial_reduction_forward(*arguments, name)[0]
 
@@ -94,8 +93,8 @@ def spatial_reduction_forward(
     """y (B, M, C) in x's dtype; the normalised rows before gamma and beta (B, M, C); rstd (B, M).
 
     The last two are what the backward needs, in fp32, or fp64 for fp64 inputs. All contiguous.
+    The arguments are those that `spatial_reduction` has checked.
     """
-    _check(x, H, W, weight, bias, norm_weight, norm_bias, eps)
     forward = get(backend).modules["spatial_reduction"].forward
     with autocast.suspended(x):
         return forward(x, H, W, weight, bias, norm_weight, norm_bias, eps)
@@ -134,18 +133,12 @@ def spatial_reduction_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dx, dweight, dbias, dnorm_weight, dnorm_bias. `dy` may have any strides.
 
-    All contiguous, but dweight in the memory format channels_last where weight is.
+    The rest is what the forward took and returned. All results are contiguous, but dweight in the
+    memory format channels_last where weight is.
     """
     op = "spatial_reduction_backward"
-    _check(x, H, W, weight, weight[:, 0, 0, 0], norm_weight, norm_weight, eps=1.0)
-    B, _, C = x.shape
-    M = (H // weight.shape[-1]) * (W // weight.shape[-1])
-    checks.check_shape(op, "dy", dy, "(B, M, C)", (B, M, C))
+    checks.check_shape(op, "dy", dy, "(B, M, C)", (*normalized.shape,))
     checks.check_like(op, "dy", dy, "x", x)
-    checks.check_shape(op, "normalized", normalized, "(B, M, C)", (B, M, C))
-    checks.check_shape(op, "rstd", rstd, "(B, M)", (B, M))
-    for name, tensor in (("normalized", normalized), ("rstd", rstd)):
-        checks.check_device(op, name, tensor, "x", x)
     backward = get(backend).modules["spatial_reduction"].backward
     with autocast.suspended(x):
         dx, dweight, *dvectors = backward(dy, x, H, W, weight, norm_weight, normalized, rstd)
@@ -186,20 +179,6 @@ def _backward_flops(dy_shape, x_shape, H, W, weight_shape, *args, **kwargs) -> i
     return 2 * _forward_flops(x_shape, H, W, weight_shape)
 
 
-def _check_patches(x: Tensor, H: int, W: int, weight: Tensor) -> None:
-    """What the choice of a backend and the operators' types need; the operators check the rest."""
-    op = "spatial_reduction"
-    checks.check_rank(op, "x", x, "(B, H*W, C)")
-    checks.check_dtype(op, "x", x, checks.DTYPES)
-    C = x.shape[-1]
-    checks.check_size(op, "x's C", C, least=1)
-    checks.check_rank(op, "weight", weight, "(C, C, R, R)")
-    R = weight.shape[-1]
-    checks.check_size(op, "weight's R", R, least=1)
-    checks.check_shape(op, "weight", weight, "(C, C, R, R)", (C, C, R, R))
-    checks.check_map(op, x, H, W, least=R)
-
-
 def _check(
     x: Tensor,
     H: int,
@@ -211,8 +190,15 @@ def _check(
     eps: float,
 ) -> None:
     op = "spatial_reduction"
-    _check_patches(x, H, W, weight)
+    checks.check_rank(op, "x", x, "(B, H*W, C)")
+    checks.check_dtype(op, "x", x, checks.DTYPES)
     C = x.shape[-1]
+    checks.check_size(op, "x's C", C, least=1)
+    checks.check_rank(op, "weight", weight, "(C, C, R, R)")
+    R = weight.shape[-1]
+    checks.check_size(op, "weight's R", R, least=1)
+    checks.check_shape(op, "weight", weight, "(C, C, R, R)", (C, C, R, R))
+    checks.check_map(op, x, H, W, least=R)
     for name, tensor in (("bias", bias), ("norm_weight", norm_weight), ("norm_bias", norm_bias)):
         checks.check_shape(op, name, tensor, "(C,)", (C,))
     for name, tensor in (("weight", weight), ("bias", bias)):

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 import pvt_kernels
-from pvt_kernels.backends import AttentionInputs, SpatialReductionInputs, decide, registry
+from pvt_kernels.backends import (
+    AttentionInputs,
+    MultiHeadAttentionInputs,
+    SpatialReductionInputs,
+    decide,
+    registry,
+)
 from pvt_kernels.backends.base import Backend
 from pvt_kernels.backends.reference import attention as attention_reference
 
@@ -148,7 +154,35 @@ def test_explain_lists_the_ops_of_a_layer_without_running_it():
     reduction, attention = pvt_kernels.explain(layer, x, 4, 6)
     assert torch.equal(torch.get_rng_state(), state)
     assert reduction.inputs == SpatialReductionInputs(x.device, x.dtype, 16, 2)
-    assert attention.inputs == AttentionInputs(x.device, x.dtype, 8, True)
+    assert attention.inputs == MultiHeadAttentionInputs(x.device, x.dtype, 8, True)
+
+
+@pytest.mark.parametrize(("backend", "fused"), [("cpu", True), ("sdpa", False)])
+def test_explain_names_the_whole_op_and_whether_it_is_fused(backend, fused):
+    layer = pvt_kernels.SRAttention(16, 2)
+    with pvt_kernels.use_backend(backend):
+        (decision,) = pvt_kernels.explain(layer, torch.randn(2, 24, 16), 4, 6)
+    assert decision.fused == fused
+    first = str(decision).splitlines()[0]
+    assert first.startswith("multi_head_attention(device=cpu, dtype=torch.float32, head_dim=8")
+    assert first.endswith(
+        f": {backend}" if fused else f": {backend}, PyTorch's linear layers around its attention"
+    )
+
+
+def test_a_choice_is_made_once_for_equal_calls(monkeypatch):
+    asked = []
+    real = registry.select
+    monkeypatch.setattr(registry, "select", lambda inputs: asked.append(inputs) or real(inputs))
+    for _ in range(3):
+        pvt_kernels.attention(*random_qkv())
+    assert len(asked) == 1
+    monkeypatch.setenv("PVT_KERNELS_BACKEND", "reference")
+    pvt_kernels.attention(*random_qkv())
+    with pvt_kernels.use_backend("sdpa"):
+        pvt_kernels.attention(*random_qkv())
+    pvt_kernels.attention(*random_qkv(torch.float64))
+    assert len(asked) == 4
 
 
 def test_active_attention_dropout_runs_on_sdpa_and_explain_says_so():

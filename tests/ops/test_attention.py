@@ -270,9 +270,10 @@ def test_bad_input(changes, error, message):
         attention(**arguments)
 
 
-def test_the_operators_check_too():
+def test_the_backward_checks_the_incoming_gradient():
     q, k = torch.zeros(Q), torch.zeros(K)
-    with pytest.raises(ValueError, match="v must have the shape"):
-        torch.ops.pvt_kernels.attention_forward(q, k, torch.zeros(Q), 1.0, "reference")
-    with pytest.raises(ValueError, match="lse must have the shape"):
-        torch.ops.pvt_kernels.attention_backward(q, q, k, k, q, q, 1.0, "reference")
+    o, lse = torch.ops.pvt_kernels.attention_forward(q, k, k, 1.0, "reference")
+    with pytest.raises(ValueError, match="do must have the shape"):
+        torch.ops.pvt_kernels.attention_backward(k, q, k, k, o, lse, 1.0, "reference")
+    with pytest.raises(TypeError, match="do must have q's dtype"):
+        torch.ops.pvt_kernels.attention_backward(q.double(), q, k, k, o, lse, 1.0, "reference")
