@@ -1,13 +1,15 @@
 PYTHON ?= python3
 
-python := .venv/bin/python
-installed := .venv/installed
+# in an activated environment everything goes there, so that no second PyTorch is installed
+venv := $(or $(VIRTUAL_ENV),.venv)
+python := $(venv)/bin/python
+installed := $(venv)/pvt_kernels-installed
 # the last version before the modules of SegFormer got other names, beside what it needs
 old_transformers := build/transformers-4
 # torch 2.9's; torch brings a newer one
 old_triton := build/triton-3.5
 # the oldest that the CUDA kernels compile with; its files have the names of those of CUDA 12
-old_cuda := .venv/cuda-11.8
+old_cuda := $(venv)/cuda-11.8
 cpp_files := $(shell find csrc python tests/csrc tests/simt -name '*.h' -o -name '*.cpp' \
 	-o -name '*.cu' -o -name '*.cuh')
 build_files := setup.py CMakeLists.txt $(shell find csrc python -type f)
@@ -15,10 +17,13 @@ build_files := setup.py CMakeLists.txt $(shell find csrc python -type f)
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-venv: $(installed)  ## make .venv, with the package installed in place, or bring it up to date
+venv: $(installed)  ## install everything, in place, into the active environment or else .venv
 
-test: $(installed) $(old_cuda)/installed  ## run the tests, in a process a core
+test: $(installed)  ## run the tests, in a process a core
 	$(python) -m pytest tests --numprocesses logical --dist loadfile
+
+test-thorough: $(installed) $(old_cuda)/installed  ## run the tests that take long
+	$(python) -m pytest tests -m thorough --numprocesses logical --dist loadfile
 
 test-systems: $(installed)  ## train each system on generated data until it has learned
 	$(python) -m pytest tests -m systems
@@ -35,9 +40,9 @@ aot: $(installed) $(old_triton)/installed  ## compile the Triton kernels for eve
 	PYTHONPATH=$(old_triton) $(python) -m tests.aot --archs 80 90 --dtypes fp16 fp32 --head-dims 64
 
 sanitize: $(installed)  ## run the CPU kernels on random shapes under ASan and UBSan
-	.venv/bin/cmake -S tests/csrc -B build/sanitize -G Ninja \
-		-DCMAKE_MAKE_PROGRAM=$(abspath .venv/bin/ninja)
-	.venv/bin/cmake --build build/sanitize
+	$(venv)/bin/cmake -S tests/csrc -B build/sanitize -G Ninja \
+		-DCMAKE_MAKE_PROGRAM=$(abspath $(venv)/bin/ninja)
+	$(venv)/bin/cmake --build build/sanitize
 	build/sanitize/fuzz_cpu
 
 cubins: $(installed)  ## tabulate registers, shared memory and occupancy of the CUDA kernels
@@ -53,23 +58,24 @@ bench-full: $(installed)  ## run the whole benchmark
 bench-patch: $(installed)  ## measure other libraries' models before and after patch()
 	$(python) -m pvt_kernels bench-patch
 
-lint: $(installed)  ## check style and formatting
+lint: $(installed)  ## check style, formatting, and that imports go one way
 	$(python) -m ruff check
 	$(python) -m ruff format --check
-	.venv/bin/clang-format --dry-run --Werror $(cpp_files)
+	$(venv)/bin/clang-format --dry-run --Werror $(cpp_files)
+	$(venv)/bin/lint-imports
 
 format: $(installed)  ## format the code
 	$(python) -m ruff check --fix
 	$(python) -m ruff format
-	.venv/bin/clang-format -i $(cpp_files)
+	$(venv)/bin/clang-format -i $(cpp_files)
 
-clean:  ## remove everything that was built; .venv keeps its packages
+clean:  ## remove everything that was built; the environment keeps its packages
 	rm -rf build dist pvt_kernels.egg-info pvt_kernels/_C.*.so pvt_kernels/_C.*.pyd $(installed)
-	rm -rf .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .pytest_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
 	find pvt_kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(installed): pyproject.toml $(build_files)
-	test -x $(python) || $(PYTHON) -m venv .venv
+	test -x $(python) || $(PYTHON) -m venv $(venv)
 	$(python) -m pip install --editable '.[dev]'
 	touch $@
 
@@ -89,5 +95,5 @@ $(old_cuda)/installed: $(installed)
 		nvidia-cuda-nvcc-cu11==11.8.89
 	touch $@
 
-.PHONY: help venv test test-systems test-old-transformers aot sanitize cubins bench bench-full \
-	bench-patch lint format clean
+.PHONY: help venv test test-thorough test-systems test-old-transformers aot sanitize cubins bench \
+	bench-full bench-patch lint format clean

@@ -61,12 +61,14 @@ class Backend:
             and return.
         reasons: by the name of each op that it has, every reason why it can't run such a call.
         composite: see `modules`.
+        note: what else to know of how it runs such a call, such as by which instructions.
     """
 
     name: str
     modules: Mapping[str, ModuleType]
     reasons: Mapping[str, Callable[[Any], list[str]]]
     composite: bool = False
+    note: Callable[[Any], str] = lambda inputs: ""
 
     def has(self, op: str) -> bool:
         """Whether it computes an op as one, rather than PyTorch's functions around another op."""

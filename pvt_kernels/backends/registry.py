@@ -53,6 +53,11 @@ class Decision:
     reasons: dict[str, list[str]]
 
     @property
+    def note(self) -> str:
+        """What else to know of how the backend runs the call, such as by which instructions."""
+        return BACKENDS[self.backend].note(self.inputs) if self.backend is not None else ""
+
+    @property
     def fused(self) -> bool:
         """Whether the backend computes the op as one: else it is PyTorch's around another op."""
         return self.backend is not None and BACKENDS[self.backend].has(self.inputs.op)
@@ -61,6 +66,8 @@ class Decision:
         outcome = self.backend or "the forced backend can't run it"
         if self.backend is not None and not self.fused:
             outcome += f", PyTorch's linear layers around its {self.inputs.within}"
+        if self.note:
+            outcome += f" ({self.note})"
         lines = [f"{describe(self.inputs)}: {outcome}"]
         for name, reasons in self.reasons.items():
             lines.append(f"  {name}: {'; '.join(reasons) or 'can run'}")

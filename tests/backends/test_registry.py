@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import pvt_kernels
+from pvt_kernels._C import cpu
 from pvt_kernels.backends import (
     AttentionInputs,
     MultiHeadAttentionInputs,
@@ -165,9 +166,11 @@ def test_explain_names_the_whole_op_and_whether_it_is_fused(backend, fused):
     assert decision.fused == fused
     first = str(decision).splitlines()[0]
     assert first.startswith("multi_head_attention(device=cpu, dtype=torch.float32, head_dim=8")
-    assert first.endswith(
-        f": {backend}" if fused else f": {backend}, PyTorch's linear layers around its attention"
-    )
+    outcome = first.split(": ", 1)[1]
+    if fused:
+        assert outcome == f"cpu (its kernels for {cpu.capability()})"
+    else:
+        assert outcome == "sdpa, PyTorch's linear layers around its attention"
 
 
 def test_a_choice_is_made_once_for_equal_calls(monkeypatch):

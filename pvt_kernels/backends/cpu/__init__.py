@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from pvt_kernels._C import cpu as kernels
 from pvt_kernels.backends.base import (
     AttentionInputs,
     Backend,
@@ -29,6 +30,10 @@ def _attention_reasons(inputs: AttentionInputs) -> list[str]:
     return [*reasons, *dropout_reasons(inputs)]
 
 
+def _note(inputs: Inputs) -> str:
+    return f"its kernels for {kernels.capability()}"
+
+
 BACKEND = Backend(
     "cpu",
     modules={
@@ -41,4 +46,5 @@ BACKEND = Backend(
         "multi_head_attention": _attention_reasons,
         "spatial_reduction": _reasons,
     },
+    note=_note,
 )
