@@ -9,20 +9,21 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from pvt_kernels._C import cpu_features
-from pvt_kernels.backends import cpu, cuda, reference, sdpa, triton
 from pvt_kernels.backends.base import Backend, Inputs, describe
 from pvt_kernels.backends.tensors import allows_tf32
 
+# the folders
+BACKEND_NAMES = ("cuda", "triton", "cpu", "sdpa", "reference")
 BACKENDS: dict[str, Backend] = {
-    module.BACKEND.name: module.BACKEND for module in (cuda, triton, cpu, sdpa, reference)
+    name: import_module(f"pvt_kernels.backends.{name}").BACKEND for name in BACKEND_NAMES
 }
-BACKEND_NAMES = tuple(BACKENDS)
 # the backends that are PyTorch's and not this package's kernels
 PYTORCH_NAMES = ("sdpa", "reference")
 
