@@ -229,7 +229,7 @@ void multiply(const Left& left, std::int64_t rows, const typename Left::Arithmet
 
 // Where few columns are left beyond whole vectors, a vector over the columns would be nearly empty:
 // 49 tokens, or 50, are three vectors and these. Then the vectors lie over the left factor.
-constexpr std::int64_t kFewColumns = 2;
+constexpr int kFewColumns = 2;
 constexpr std::int64_t kFewDepth = 1024;
 
 template <class A>
@@ -242,60 +242,71 @@ bool few_columns_pay(const ByColumns<A>& left, std::int64_t rows) {
   return rows % kLanes == 0 && left.depth <= kFewDepth;
 }
 
-// The `count` columns of a product, of which a row's vector `to` begins with: it is written, or
+// The `Columns` columns of a product, of which a row's vector `to` begins with: it is written, or
 // added to, as a whole.
-inline void finish_few(const float* sums, std::int64_t count, float* to, bool add) {
+template <int Columns>
+void finish_few(const float (&sums)[Columns], float* to, bool add) {
   Vec row = {};
-  for (std::int64_t c = 0; c < count; ++c) row[c] = sums[c];
+  for (int c = 0; c < Columns; ++c) row[c] = sums[c];
   store(to, add ? load(to) + row : row);
 }
 
-template <class A>
+// Every sum's index is known to the compiler, or the sums would live in memory.
+template <int Columns, class A>
 void multiply_few(const ByRows<A>& left, std::int64_t rows, const typename A::Unit* right,
-                  std::int64_t right_stride, std::int64_t count, float* out,
-                  std::int64_t out_stride, bool add) {
-  typename A::Unit columns[kFewColumns][kFewDepth];
+                  std::int64_t right_stride, float* out, std::int64_t out_stride, bool add) {
+  typename A::Unit columns[Columns][kFewDepth];
   for (std::int64_t k = 0; k < left.depth; ++k) {
-    for (std::int64_t c = 0; c < count; ++c) columns[c][k] = right[k * right_stride + c];
+    for (int c = 0; c < Columns; ++c) columns[c][k] = right[k * right_stride + c];
   }
   for (std::int64_t row = 0; row < rows; ++row) {
-    Vec lanes[kFewColumns][2] = {};
-    for (std::int64_t k = 0; k < left.depth; k += kLanes) {
+    Vec even[Columns] = {}, odd[Columns] = {};
+    const auto add_products = [&](std::int64_t k, Vec(&to)[Columns]) {
       const Vec weights = load(left.at(row, k));
-      for (std::int64_t c = 0; c < count; ++c) {
-        Vec& to = lanes[c][k / kLanes % 2];
-        to = A::multiply_add(to, weights, load(columns[c] + k));
-      }
+#pragma GCC unroll 2
+      for (int c = 0; c < Columns; ++c)
+        to[c] = A::multiply_add(to[c], weights, load(columns[c] + k));
+    };
+    std::int64_t k = 0;
+    for (; k + kLanes < left.depth; k += 2 * kLanes) {
+      add_products(k, even);
+      add_products(k + kLanes, odd);
     }
-    float sums[kFewColumns];
-    for (std::int64_t c = 0; c < count; ++c) sums[c] = sum(lanes[c][0] + lanes[c][1]);
-    finish_few(sums, count, out + row * out_stride, add);
+    if (k < left.depth) add_products(k, even);
+    float sums[Columns];
+    for (int c = 0; c < Columns; ++c) sums[c] = sum(even[c] + odd[c]);
+    finish_few(sums, out + row * out_stride, add);
   }
 }
 
-template <class A>
+template <int Columns, class A>
 void multiply_few(const ByColumns<A>& left, std::int64_t rows, const typename A::Unit* right,
-                  std::int64_t right_stride, std::int64_t count, float* out,
-                  std::int64_t out_stride, bool add) {
+                  std::int64_t right_stride, float* out, std::int64_t out_stride, bool add) {
+  constexpr int kChains = 4;
   for (std::int64_t row = 0; row < rows; row += kLanes) {
-    Vec totals[kFewColumns] = {};
+    Vec totals[Columns] = {};
     for (std::int64_t k = 0; k < left.depth; k += kChain) {
-      Vec chains[kFewColumns][4] = {};
-      const std::int64_t end = std::min(k + kChain, left.depth);
-      for (std::int64_t i = k; i < end; ++i) {
+      Vec chains[kChains][Columns] = {};
+      const auto add_products = [&](std::int64_t i, Vec(&to)[Columns]) {
         const Vec weights = load(left.at(row, i));
-        for (std::int64_t c = 0; c < count; ++c) {
-          Vec& to = chains[c][i % 4];
-          to = A::multiply_add(to, right[i * right_stride + c], weights);
-        }
+#pragma GCC unroll 2
+        for (int c = 0; c < Columns; ++c)
+          to[c] = A::multiply_add(to[c], right[i * right_stride + c], weights);
+      };
+      const std::int64_t end = std::min(k + kChain, left.depth);
+      std::int64_t i = k;
+      for (; i + kChains <= end; i += kChains) {
+#pragma GCC unroll 4
+        for (int chain = 0; chain < kChains; ++chain) add_products(i + chain, chains[chain]);
       }
-      for (std::int64_t c = 0; c < count; ++c)
-        totals[c] += (chains[c][0] + chains[c][1]) + (chains[c][2] + chains[c][3]);
+      for (; i < end; ++i) add_products(i, chains[0]);
+      for (int c = 0; c < Columns; ++c)
+        totals[c] += (chains[0][c] + chains[1][c]) + (chains[2][c] + chains[3][c]);
     }
     for (int i = 0; i < kLanes; ++i) {
-      float sums[kFewColumns];
-      for (std::int64_t c = 0; c < count; ++c) sums[c] = totals[c][i];
-      finish_few(sums, count, out + (row + i) * out_stride, add);
+      float sums[Columns];
+      for (int c = 0; c < Columns; ++c) sums[c] = totals[c][i];
+      finish_few(sums, out + (row + i) * out_stride, add);
     }
   }
 }
@@ -322,8 +333,10 @@ void multiply_chains(const Left& left, std::int64_t rows,
       else
         multiply(chain, count, part, right_stride, full, Write{to, out_stride});
     }
-    if (few)
-      multiply_few(block, count, right + full, right_stride, rest, to + full, out_stride, add);
+    if (few && rest == 1)
+      multiply_few<1>(block, count, right + full, right_stride, to + full, out_stride, add);
+    if (few && rest == 2)
+      multiply_few<2>(block, count, right + full, right_stride, to + full, out_stride, add);
   }
 }
 
