@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pvt_kernels import _C
+from pvt_kernels import _C, _compiled
 
 ROOT = Path(__file__).resolve().parent.parent
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
@@ -33,8 +33,12 @@ X86_FEATURES = {
 
 def test_build_info_is_complete():
     info = _C.build_info()
-    assert set(info) == {"version", "compiler", "build_type", "cuda", "cuda_archs", "cuda_missing"}
+    assert set(info) == {
+        *("version", "interface", "compiler", "build_type"),
+        *("cuda", "cuda_archs", "cuda_missing"),
+    }
     assert info["version"] == importlib.metadata.version("pvt_kernels")
+    assert info["interface"] == _compiled.interface()
     assert re.fullmatch(r"\w+ \d+(\.\d+)+", info["compiler"])
     assert info["build_type"] in ("Release", "Debug")
 
