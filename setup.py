@@ -35,6 +35,13 @@ def find_ninja() -> str:
 
 
 class CMakeBuild(build_ext):
+    def run(self) -> None:
+        super().run()
+        # Also beside the sources, as an editable install does: from the root of the clone Python
+        # finds that folder before the installed package. What a wheel packs comes from build_lib.
+        if not self.inplace:
+            self.copy_extensions_to_source()
+
     def build_extension(self, ext: Extension) -> None:
         build_type = "Debug" if self.debug else "Release"
         folder = build_folder(build_type)

@@ -24,6 +24,7 @@ std::vector<std::string> split(const std::string& list) {
 BuildInfo build_info() {
   BuildInfo info;
   info.version = PVT_KERNELS_VERSION;
+  info.interface = PVT_KERNELS_INTERFACE;
   info.compiler = PVT_KERNELS_COMPILER;
   info.build_type = PVT_KERNELS_BUILD_TYPE;
   info.cuda = none_if_empty(PVT_KERNELS_CUDA_VERSION);

@@ -1,15 +1,25 @@
 # Finds nvcc, chooses the architectures and enables the CUDA language. Sets:
-#   cuda_missing  why the build has no CUDA; empty when it has
-#   cuda_version  version of nvcc
-#   cuda_archs    the code that the build holds: sm_75;...;compute_120
+#   cuda_missing   why the build has no CUDA; empty when it has
+#   cuda_version   version of nvcc
+#   cuda_archs     the code that the build holds: sm_75;...;compute_80
+#   cuda_families  the families of architectures that it is for: 75;80
+#   cuda_flags     what nvcc compiles code for all of them with
+#   cuda_flags_75  for one family
 
-set(default_archs 70 75 80 86 89 90 100 120)
+# Without a GPU to go by, one of each generation: machine code runs on what is newer within its
+# generation (8.6 and 8.9 run sm_80), and the PTX on all that is newer.
+set(default_archs 70 75 80 90 120)
+# The first architecture of each family, for whose features the kernels are written: every family
+# is compiled to PTX once, from which machine code is made for each of its architectures.
+set(families 70 75 80)
 set(oldest_arch 70)
 set(without_cuda "set PVT_KERNELS_CUDA_ARCHS=none to build without CUDA")
 
 set(cuda_missing "")
 set(cuda_version "")
 set(cuda_archs "")
+set(cuda_families "")
+set(cuda_flags "")
 
 string(REGEX MATCHALL "[^;, ]+" requested_archs "$ENV{PVT_KERNELS_CUDA_ARCHS}")
 
@@ -70,22 +80,55 @@ if(NOT requested_archs STREQUAL "")
     endif()
   endforeach()
   set(archs ${requested_archs})
-  list(REMOVE_DUPLICATES archs)
-  list(SORT archs COMPARE NATURAL)
 else()
-  foreach(arch IN LISTS default_archs)
-    if(arch IN_LIST accepted_archs)
-      list(APPEND archs ${arch})
+  # The GPUs in the machine. Asked of the driver's tool, which needs no context on any of them.
+  execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
+    RESULT_VARIABLE failed OUTPUT_VARIABLE output ERROR_QUIET)
+  if(NOT failed)
+    string(REGEX MATCHALL "[0-9]+\\.[0-9]+" capabilities "${output}")
+    list(REMOVE_DUPLICATES capabilities)
+    foreach(capability IN LISTS capabilities)
+      string(REPLACE "." "" arch ${capability})
+      if(arch IN_LIST accepted_archs)
+        list(APPEND archs ${arch})
+      else()
+        message(NOTICE "pvt_kernels: this machine has a GPU of compute capability ${capability}, "
+          "for which ${nvcc} makes no machine code")
+      endif()
+    endforeach()
+  endif()
+  if(archs STREQUAL "")
+    foreach(arch IN LISTS default_archs)
+      if(arch IN_LIST accepted_archs)
+        list(APPEND archs ${arch})
+      endif()
+    endforeach()
+  endif()
+endif()
+list(REMOVE_DUPLICATES archs)
+list(SORT archs COMPARE NATURAL)
+
+# To each family its architectures, and to the newest one also the PTX.
+foreach(arch IN LISTS archs)
+  foreach(candidate IN LISTS families)
+    if(arch GREATER_EQUAL candidate)
+      set(family ${candidate})
     endif()
   endforeach()
-endif()
-
-# Machine code for each architecture, and PTX of the newest for GPUs that come after it.
-list(GET archs -1 newest_arch)
-list(TRANSFORM archs APPEND "-real" OUTPUT_VARIABLE CMAKE_CUDA_ARCHITECTURES)
-list(APPEND CMAKE_CUDA_ARCHITECTURES ${newest_arch}-virtual)
-list(TRANSFORM archs PREPEND "sm_" OUTPUT_VARIABLE cuda_archs)
-list(APPEND cuda_archs compute_${newest_arch})
+  list(APPEND cuda_families ${family})
+  list(APPEND cuda_archs sm_${arch})
+  list(APPEND codes_${family} sm_${arch})
+endforeach()
+list(REMOVE_DUPLICATES cuda_families)
+list(APPEND cuda_archs compute_${family})
+list(APPEND codes_${family} compute_${family})
+foreach(family IN LISTS cuda_families)
+  list(JOIN codes_${family} "," codes)
+  set(cuda_flags_${family} "--generate-code=arch=compute_${family},code=[${codes}]")
+  list(APPEND cuda_flags ${cuda_flags_${family}})
+endforeach()
+# by cuda_flags, since CMake would compile to PTX once for each architecture
+set(CMAKE_CUDA_ARCHITECTURES OFF)
 
 # In a folder configured before, CMake would go on with the nvcc that it found then.
 file(REMOVE "${CMAKE_PLATFORM_INFO_DIR}/CMakeCUDACompiler.cmake")

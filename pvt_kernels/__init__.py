@@ -2,6 +2,8 @@
 
 from importlib.metadata import version as _version
 
+# first: it says in a line why there is no compiled module for all that follows
+from pvt_kernels import _compiled as _compiled
 from pvt_kernels.backends import Decision, explain, use_backend
 from pvt_kernels.integrations import patch, unpatch
 from pvt_kernels.layers import SRAttention

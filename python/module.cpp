@@ -14,9 +14,10 @@ namespace {
 
 py::dict build_info() {
   const pvt_kernels::BuildInfo info = pvt_kernels::build_info();
-  return py::dict("version"_a = info.version, "compiler"_a = info.compiler,
-                  "build_type"_a = info.build_type, "cuda"_a = info.cuda,
-                  "cuda_archs"_a = info.cuda_archs, "cuda_missing"_a = info.cuda_missing);
+  return py::dict("version"_a = info.version, "interface"_a = info.interface,
+                  "compiler"_a = info.compiler, "build_type"_a = info.build_type,
+                  "cuda"_a = info.cuda, "cuda_archs"_a = info.cuda_archs,
+                  "cuda_missing"_a = info.cuda_missing);
 }
 
 py::dict describe(const pvt_kernels::CudaDevice& device) {
@@ -52,8 +53,9 @@ py::dict cuda_device(int index) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled part of pvt_kernels.";
   m.def("build_info", &build_info,
-        "How this module was built: version, compiler, build_type, cuda (nvcc's version or None), "
-        "cuda_archs (the code it holds) and cuda_missing (None, or why it has no CUDA).");
+        "How this module was built: version, interface (the digest of the stubs beside its "
+        "sources), compiler, build_type, cuda (nvcc's version or None), cuda_archs (the code it "
+        "holds) and cuda_missing (None, or why it has no CUDA).");
   m.def("cpu_features", &pvt_kernels::cpu_features,
         "Instruction sets that both this CPU and its operating system support, by the names in "
         "/proc/cpuinfo.");

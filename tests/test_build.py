@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pvt_kernels import _C
+from pvt_kernels import _C, _compiled
 
 ROOT = Path(__file__).resolve().parent.parent
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
@@ -33,8 +33,12 @@ X86_FEATURES = {
 
 def test_build_info_is_complete():
     info = _C.build_info()
-    assert set(info) == {"version", "compiler", "build_type", "cuda", "cuda_archs", "cuda_missing"}
+    assert set(info) == {
+        *("version", "interface", "compiler", "build_type"),
+        *("cuda", "cuda_archs", "cuda_missing"),
+    }
     assert info["version"] == importlib.metadata.version("pvt_kernels")
+    assert info["interface"] == _compiled.interface()
     assert re.fullmatch(r"\w+ \d+(\.\d+)+", info["compiler"])
     assert info["build_type"] in ("Release", "Debug")
 
@@ -50,7 +54,8 @@ def test_build_info_has_cuda_or_a_reason():
         *machine_code, ptx = info["cuda_archs"]
         versions = [int(arch.removeprefix("sm_")) for arch in machine_code]
         assert versions == sorted(set(versions))
-        assert ptx == f"compute_{versions[-1]}"
+        # of the newest one's family
+        assert ptx == f"compute_{max(family for family in (70, 75, 80) if family <= versions[-1])}"
 
 
 def find_cuobjdump() -> str | None:
@@ -163,17 +168,18 @@ def words(text: str) -> str:
 
 
 @pytest.fixture
-def fake_nvcc(tmp_path):
-    """A stand-in for nvcc that runs the given shell lines: fake_nvcc(lines) -> its folder."""
+def fake_tools(tmp_path):
+    """Stand-ins that run the given shell lines: fake_tools(nvcc=lines, ...) -> PATH with them."""
     if os.name != "posix":
-        pytest.skip("the stand-in for nvcc is a shell script")
+        pytest.skip("the stand-ins are shell scripts")
 
-    def make(lines: str) -> str:
+    def make(**lines: str) -> str:
         folder = tmp_path / "fake"
         folder.mkdir()
-        nvcc = folder / "nvcc"
-        nvcc.write_text(f"#!/bin/sh\n{lines}\n")
-        nvcc.chmod(0o755)
+        for name, content in lines.items():
+            tool = folder / name
+            tool.write_text(f"#!/bin/sh\n{content}\n")
+            tool.chmod(0o755)
         return os.pathsep.join([str(folder), os.environ["PATH"]])
 
     return make
@@ -196,16 +202,77 @@ def test_none_builds_without_cuda_and_says_why(configure, tmp_path):
 @pytest.mark.parametrize(
     ("given", "named"), [("12", "12"), ("80;12", "12"), ("90, 60", "60"), ("off", "off")]
 )
-def test_architecture_that_nvcc_lacks_is_an_error(configure, fake_nvcc, given, named):
-    run = configure(PVT_KERNELS_CUDA_ARCHS=given, PATH=fake_nvcc(LISTS_ARCHS))
+def test_architecture_that_nvcc_lacks_is_an_error(configure, fake_tools, given, named):
+    run = configure(PVT_KERNELS_CUDA_ARCHS=given, PATH=fake_tools(nvcc=LISTS_ARCHS))
     assert run.returncode != 0
     message = words(run.stdout)
     assert f"PVT_KERNELS_CUDA_ARCHS={given} names {named}, which" in message
     assert "Accepted: none, or any of 80 90." in message
 
 
-def test_nvcc_that_cannot_compile_is_an_error_with_a_way_out(configure, fake_nvcc):
-    run = configure(PATH=fake_nvcc("echo unsupported host compiler >&2; exit 1"))
+# The driver's tool on a machine with four GPUs: a V100, two T4 and one that nvcc doesn't know yet.
+NVIDIA_SMI = "printf '7.0\\n7.5\\n7.5\\n15.0\\n'"
+
+
+@pytest.fixture
+def chosen_code(tmp_path):
+    """chosen_code(PATH, **environment) -> what cuda.cmake chooses with the stand-in for nvcc."""
+    cmake = pytest.importorskip("cmake", reason="cmake is not installed here: pip install cmake")
+    script = tmp_path / "choose.cmake"
+    # a script has no language to enable
+    script.write_text(
+        f"""
+cmake_minimum_required(VERSION 3.26)
+function(enable_language)
+endfunction()
+set(PROJECT_BINARY_DIR "{tmp_path}")
+set(CMAKE_PLATFORM_INFO_DIR "{tmp_path}")
+include("{ROOT}/csrc/cuda.cmake")
+message(NOTICE "code: ${{cuda_archs}} flags: ${{cuda_flags}}")
+"""
+    )
+
+    def run(path: str, **environment: str) -> str:
+        return subprocess.run(
+            [Path(cmake.CMAKE_BIN_DIR, "cmake"), "-P", script],
+            env=os.environ | {"PVT_KERNELS_CUDA_ARCHS": "", "PATH": path} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=True,
+        ).stdout
+
+    return run
+
+
+LISTS_MORE_ARCHS = (
+    'if [ "$1" = --list-gpu-arch ]; then'
+    " for arch in 75 80 86 87 89 90 100 103 120 121; do echo compute_$arch; done; fi"
+)
+
+
+def test_default_is_the_code_of_the_gpus_in_the_machine(chosen_code, fake_tools):
+    output = chosen_code(fake_tools(nvcc=LISTS_MORE_ARCHS, **{"nvidia-smi": NVIDIA_SMI}))
+    assert "code: sm_75;compute_75 flags:" in output
+    for capability in ("7.0", "15.0"):
+        assert f"a GPU of compute capability {capability}, for which" in output
+
+
+@pytest.mark.parametrize("nvidia_smi", ["echo No devices were found; exit 6", "echo 7.0"])
+def test_default_without_such_gpus_is_one_of_each_generation(chosen_code, fake_tools, nvidia_smi):
+    output = chosen_code(fake_tools(nvcc=LISTS_MORE_ARCHS, **{"nvidia-smi": nvidia_smi}))
+    assert "code: sm_75;sm_80;sm_90;sm_120;compute_80 flags:" in output
+
+
+def test_every_family_is_compiled_to_ptx_once(chosen_code, fake_tools):
+    output = chosen_code(fake_tools(nvcc=LISTS_MORE_ARCHS), PVT_KERNELS_CUDA_ARCHS="90 75 86 90")
+    assert "code: sm_75;sm_86;sm_90;compute_80 flags:" in output
+    assert "--generate-code=arch=compute_75,code=[sm_75];" in output
+    assert "--generate-code=arch=compute_80,code=[sm_86,sm_90,compute_80]\n" in output
+
+
+def test_nvcc_that_cannot_compile_is_an_error_with_a_way_out(configure, fake_tools):
+    run = configure(PATH=fake_tools(nvcc="echo unsupported host compiler >&2; exit 1"))
     assert run.returncode != 0
     message = words(run.stdout)
     assert "nvcc was found but cannot compile: unsupported host compiler" in message

@@ -1,36 +1,43 @@
-// What the attention launchers share: the checks of a call.
+// The launchers of attention, of which each family of architectures has its own: what the C
+// functions check, the kernels' sources launch.
 #pragma once
 
 #include "cuda/attention.cuh"
-#include "cuda/dispatch.cuh"
 
 namespace pvt_kernels::cuda {
 
-inline AttentionSizes checked_sizes(const pvtk_attention& call) {
-  const auto positive = [](const char* name, std::int64_t size) {
-    require(size >= 1, std::string(name) + " must be at least 1, got " + std::to_string(size));
-  };
-  positive("queries", call.queries);
-  positive("keys", call.keys);
-  positive("heads", call.heads);
-  require(call.heads <= std::numeric_limits<std::int32_t>::max(), "heads must be below 2^31");
-  require(call.batch >= 0, "batch must not be negative, got " + std::to_string(call.batch));
-  require(call.head_dim >= 8 && call.head_dim <= 128 && call.head_dim % 8 == 0,
-          "head_dim must be a multiple of 8 up to 128, got " + std::to_string(call.head_dim));
-  return {call.queries, call.keys, static_cast<int>(call.heads), static_cast<int>(call.head_dim),
-          call.scale};
-}
+struct AttentionForward {
+  AttentionSizes sizes;
+  pvtk_heads q, k, v;
+  void* o;
+  float* lse;
+};
 
-inline void check_alignment(const pvtk_attention& call, const char* name, const pvtk_heads& t,
-                            std::int64_t tokens) {
-  const std::int64_t size = element_size(call.dtype);
-  const auto aligned = [&](std::int64_t count, std::int64_t stride) {
-    return count == 1 || stride * size % 16 == 0;
-  };
-  require(
-      is_aligned(t.data) && (call.batch <= 1 || aligned(call.batch, t.batch_stride)) &&
-          aligned(tokens, t.token_stride) && aligned(call.heads, t.head_stride),
-      std::string(name) + " must have an address and strides (in bytes) that are multiples of 16");
-}
+struct AttentionBackward {
+  AttentionSizes sizes;
+  pvtk_heads d_o, q, k, v, o;
+  const float* lse;
+  float* delta;     // (B, heads, N)
+  float* partials;  // (splits, 2, B, M, heads, d): dk and dv of each split
+  void* dq;
+  std::int64_t batch;
+  std::int64_t splits, steps_per_split;  // of the queries, in tiles of BackwardRows::passing
+};
+
+// How many rows a block of the backward keeps, and how many pass by at a time.
+struct BackwardRows {
+  std::int64_t own, passing;
+};
+
+template <int kFamily>
+BackwardRows backward_rows(pvtk_dtype dtype, std::int64_t head_dim);
+
+template <int kFamily>
+void launch_attention_forward(const pvtk_attention& call, const AttentionForward& p);
+
+// dk and dv are the sums of p.partials.
+template <int kFamily>
+void launch_attention_backward(const pvtk_attention& call, const AttentionBackward& p, void* dk,
+                               void* dv);
 
 }  // namespace pvt_kernels::cuda

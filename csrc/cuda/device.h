@@ -13,7 +13,7 @@ struct CudaDevice {
   int multiprocessors = 0;
   int shared_memory_per_block = 0;  // bytes, with opt-in
   // Which of this build's code the device runs: machine code as "sm_80", PTX compiled by the driver
-  // as "compute_120".
+  // as "compute_80".
   std::optional<std::string> code;
   std::optional<std::string> code_missing;  // the reason, exactly when there is no `code`
 };

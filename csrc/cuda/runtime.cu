@@ -45,9 +45,13 @@ pvtk_status report(const char* function, void (*f)(void*), void* context) noexce
   return status;
 }
 
+cudaError_t code_attributes(cudaFuncAttributes& attributes) {
+  return cudaFuncGetAttributes(&attributes, probe);
+}
+
 int code_arch() {
   cudaFuncAttributes attributes;
-  check(cudaFuncGetAttributes(&attributes, probe), "cudaFuncGetAttributes");
+  check(code_attributes(attributes), "cudaFuncGetAttributes");
   return attributes.ptxVersion;
 }
 

@@ -8,10 +8,16 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "cuda/launch.h"
 
 namespace pvt_kernels::cuda {
+
+template <int kValue>
+using Constant = std::integral_constant<int, kValue>;
+
+inline int element_size(pvtk_dtype dtype) { return dtype == PVTK_FLOAT32 ? 4 : 2; }
 
 // A call that the launchers refuse, on its way to the pvtk_status that reports it.
 struct Refusal : std::runtime_error {
@@ -73,8 +79,10 @@ class CurrentDevice {
   bool changed_ = false;
 };
 
-// The architecture that the current device's code was compiled for, such as 80: the device's own
-// or that of the PTX that its driver compiled.
+// What the current device makes of this build's code.
+cudaError_t code_attributes(cudaFuncAttributes& attributes);
+
+// The architecture whose PTX that code was made of, such as 80, here or by the device's driver.
 int code_arch();
 
 // Of the current device.

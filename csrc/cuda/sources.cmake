@@ -1,8 +1,26 @@
-# The kernels and their launchers, which need the CUDA runtime and nothing else.
-set(cuda_sources
-  runtime.cu
-  attention_forward.cu
-  attention_backward.cu
-  spatial_reduction_forward.cu
-  spatial_reduction_backward.cu)
-list(TRANSFORM cuda_sources PREPEND "${CMAKE_CURRENT_LIST_DIR}/")
+# add_cuda_kernels(target): adds the kernels and the C functions that launch them, which need the
+# CUDA runtime and nothing else. The kernels are compiled once for each of cuda_families, as the
+# target cuda_FAMILY, so that none is compiled where it never runs.
+set(cuda_folder "${CMAKE_CURRENT_LIST_DIR}")
+set(cuda_entry_sources
+  "${cuda_folder}/runtime.cu"
+  "${cuda_folder}/attention.cu"
+  "${cuda_folder}/spatial_reduction.cu")
+set(cuda_kernel_sources
+  "${cuda_folder}/attention_forward.cu"
+  "${cuda_folder}/attention_backward.cu"
+  "${cuda_folder}/spatial_reduction_forward.cu"
+  "${cuda_folder}/spatial_reduction_backward.cu")
+
+function(add_cuda_kernels target)
+  target_sources(${target} PRIVATE ${cuda_entry_sources})
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${cuda_flags}>")
+  foreach(family IN LISTS cuda_families)
+    target_compile_definitions(${target} PRIVATE PVT_KERNELS_CUDA_FAMILY_${family})
+    add_library(cuda_${family} OBJECT ${cuda_kernel_sources})
+    target_compile_definitions(cuda_${family} PRIVATE PVT_KERNELS_CUDA_FAMILY=${family})
+    target_compile_options(cuda_${family} PRIVATE ${cuda_flags_${family}})
+    target_include_directories(cuda_${family} PRIVATE "${cuda_folder}/..")
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:cuda_${family}>)
+  endforeach()
+endfunction()

@@ -6,61 +6,44 @@
 //   fold     adds the splits, of dweight and of the sums
 #pragma once
 
-#include "cuda/spatial_reduction.cuh"
+#include "cuda/spatial_reduction_launch.cuh"
 
 namespace pvt_kernels::cuda {
-
-struct ReductionBackward {
-  ReductionSizes sizes;
-  const void* dy;
-  pvtk_tokens x;
-  std::int64_t dx_batch_stride;  // tokens of no patch included
-  const void* weight;            // (R * R * C, C_out)
-  const float *norm_weight, *normalized, *rstd;
-  void* dz;                 // (B * M, C)
-  void* dx;                 // (B, H * W, C)
-  float* dweight_partials;  // (splits, R * R * C, C_out)
-  std::int64_t splits, steps_per_split;
-  float* sum_partials;  // (sum_splits, 3, C)
-  std::int64_t sum_splits, rows_per_sum;
-};
 
 // A block of one warp for each row, of which it keeps the normalized values and their gradients in
 // shared memory: 2 * C floats. A lane has four adjacent channels of every 128.
 template <class Atom>
 __global__ void __launch_bounds__(kWarpSize) reduction_dz_kernel(ReductionBackward p) {
-  if constexpr (is_compiled<Atom>()) {
-    using T = typename Atom::Type;
-    const ReductionSizes& s = p.sizes;
-    const std::int64_t row = blockIdx.x;
-    float* kept_z = reinterpret_cast<float*>(shared_memory);
-    float* kept_g = kept_z + s.channels;
-    const int first = 4 * lane_index(), step = 4 * kWarpSize;
+  using T = typename Atom::Type;
+  const ReductionSizes& s = p.sizes;
+  const std::int64_t row = blockIdx.x;
+  float* kept_z = reinterpret_cast<float*>(shared_memory);
+  float* kept_g = kept_z + s.channels;
+  const int first = 4 * lane_index(), step = 4 * kWarpSize;
 
-    float sum = 0.0f, projection = 0.0f;
-    for (int c = first; c < s.channels; c += step) {
-      const std::int64_t index = row * s.channels + c;
-      const float4 z = ptx::load_global(reinterpret_cast<const float4*>(p.normalized + index));
-      const float4 gamma = ptx::load_global(reinterpret_cast<const float4*>(p.norm_weight + c));
-      float4 g = to_float(
-          ptx::load_global(reinterpret_cast<const Quad<T>*>(static_cast<const T*>(p.dy) + index)));
-      g = make_float4(g.x * gamma.x, g.y * gamma.y, g.z * gamma.z, g.w * gamma.w);
-      ptx::store_shared(reinterpret_cast<float4*>(kept_z + c), z);
-      ptx::store_shared(reinterpret_cast<float4*>(kept_g + c), g);
-      sum += g.x + g.y + g.z + g.w;
-      projection += g.x * z.x + g.y * z.y + g.z * z.z + g.w * z.w;
-    }
-    const float mean = warp_sum(sum) / s.channels;
-    const float slope = warp_sum(projection) / s.channels;
-    const float rstd = ptx::load_global(p.rstd + row);
-    for (int c = first; c < s.channels; c += step) {
-      const float4 z = ptx::load_shared(reinterpret_cast<const float4*>(kept_z + c));
-      const float4 g = ptx::load_shared(reinterpret_cast<const float4*>(kept_g + c));
-      ptx::store_global(reinterpret_cast<Quad<T>*>(static_cast<T*>(p.dz) + row * s.channels + c),
-                        round_quad<T>(make_float4(
-                            rstd * (g.x - mean - z.x * slope), rstd * (g.y - mean - z.y * slope),
-                            rstd * (g.z - mean - z.z * slope), rstd * (g.w - mean - z.w * slope))));
-    }
+  float sum = 0.0f, projection = 0.0f;
+  for (int c = first; c < s.channels; c += step) {
+    const std::int64_t index = row * s.channels + c;
+    const float4 z = ptx::load_global(reinterpret_cast<const float4*>(p.normalized + index));
+    const float4 gamma = ptx::load_global(reinterpret_cast<const float4*>(p.norm_weight + c));
+    float4 g = to_float(
+        ptx::load_global(reinterpret_cast<const Quad<T>*>(static_cast<const T*>(p.dy) + index)));
+    g = make_float4(g.x * gamma.x, g.y * gamma.y, g.z * gamma.z, g.w * gamma.w);
+    ptx::store_shared(reinterpret_cast<float4*>(kept_z + c), z);
+    ptx::store_shared(reinterpret_cast<float4*>(kept_g + c), g);
+    sum += g.x + g.y + g.z + g.w;
+    projection += g.x * z.x + g.y * z.y + g.z * z.z + g.w * z.w;
+  }
+  const float mean = warp_sum(sum) / s.channels;
+  const float slope = warp_sum(projection) / s.channels;
+  const float rstd = ptx::load_global(p.rstd + row);
+  for (int c = first; c < s.channels; c += step) {
+    const float4 z = ptx::load_shared(reinterpret_cast<const float4*>(kept_z + c));
+    const float4 g = ptx::load_shared(reinterpret_cast<const float4*>(kept_g + c));
+    ptx::store_global(reinterpret_cast<Quad<T>*>(static_cast<T*>(p.dz) + row * s.channels + c),
+                      round_quad<T>(make_float4(
+                          rstd * (g.x - mean - z.x * slope), rstd * (g.y - mean - z.y * slope),
+                          rstd * (g.z - mean - z.z * slope), rstd * (g.w - mean - z.w * slope))));
   }
 }
 
@@ -72,80 +55,72 @@ using DweightProduct = Product<Atom, Stored::by_column, Stored::by_row>;
 // Grid: a tile of the product a block.
 template <class Atom>
 __global__ void __launch_bounds__(kThreads, 2) reduction_dx_kernel(ReductionBackward p) {
-  if constexpr (is_compiled<Atom>()) {
-    using T = typename Atom::Type;
-    const ReductionSizes& s = p.sizes;
-    const ProductWork work(s.patches, s.depth);
-    const std::int64_t steps = ceil_div(s.channels, kProductStep);
-    const auto result = DxProduct<Atom>::tile(matrix_rows<T>(p.dz, s.patches, s.channels),
-                                              matrix_rows<T>(p.weight, s.depth, s.channels),
-                                              work.row, work.column, 0, steps);
-    // every warp is done with the tiles in shared memory
-    __syncthreads();
-    constexpr int kWarpTile = kWarpRows * padded_stride<T>(kProductColumns);
-    T* tile = reinterpret_cast<T*>(shared_memory) + warp_index() * kWarpTile;
-    static_assert(kWarps * kWarpTile * sizeof(T) <= DxProduct<Atom>::kBytes);
-    store_rows(result, tile, padded_stride<T>(kProductColumns));
-    T* dx = static_cast<T*>(p.dx);
-    const Patches<T> patches({dx, p.dx_batch_stride, s.channels}, s);
-    write_rows<T, kProductColumns>(tile, [&](int row, int column) {
-      const std::int64_t i = work.row + warp_index() * kWarpRows + row, j = work.column + column;
-      return i < s.patches && j < s.depth ? dx + patches.offset(i, j) : nullptr;
-    });
-  }
+  using T = typename Atom::Type;
+  const ReductionSizes& s = p.sizes;
+  const ProductWork work(s.patches, s.depth);
+  const std::int64_t steps = ceil_div(s.channels, kProductStep);
+  const auto result = DxProduct<Atom>::tile(matrix_rows<T>(p.dz, s.patches, s.channels),
+                                            matrix_rows<T>(p.weight, s.depth, s.channels), work.row,
+                                            work.column, 0, steps);
+  // every warp is done with the tiles in shared memory
+  __syncthreads();
+  constexpr int kWarpTile = kWarpRows * padded_stride<T>(kProductColumns);
+  T* tile = reinterpret_cast<T*>(shared_memory) + warp_index() * kWarpTile;
+  static_assert(kWarps * kWarpTile * sizeof(T) <= DxProduct<Atom>::kBytes);
+  store_rows(result, tile, padded_stride<T>(kProductColumns));
+  T* dx = static_cast<T*>(p.dx);
+  const Patches<T> patches({dx, p.dx_batch_stride, s.channels}, s);
+  write_rows<T, kProductColumns>(tile, [&](int row, int column) {
+    const std::int64_t i = work.row + warp_index() * kWarpRows + row, j = work.column + column;
+    return i < s.patches && j < s.depth ? dx + patches.offset(i, j) : nullptr;
+  });
 }
 
 // Grid: a tile of the product and a split of the rows a block.
 template <class Atom>
 __global__ void __launch_bounds__(kThreads, 2) reduction_dweight_kernel(ReductionBackward p) {
-  if constexpr (is_compiled<Atom>()) {
-    using T = typename Atom::Type;
-    const ReductionSizes& s = p.sizes;
-    const ProductWork work(s.depth, s.channels);
-    const std::int64_t steps = ceil_div(s.patches, kProductStep);
-    const std::int64_t begin = work.split * p.steps_per_split;
-    const std::int64_t end = begin + p.steps_per_split < steps ? begin + p.steps_per_split : steps;
-    const auto dweight =
-        DweightProduct<Atom>::tile(Patches<T>(p.x, s), matrix_rows<T>(p.dz, s.patches, s.channels),
-                                   work.row, work.column, begin, end);
-    write_partial(dweight, work,
-                  p.dweight_partials + work.split * std::int64_t{s.depth} * s.channels, s.depth,
-                  s.channels);
-  }
+  using T = typename Atom::Type;
+  const ReductionSizes& s = p.sizes;
+  const ProductWork work(s.depth, s.channels);
+  const std::int64_t steps = ceil_div(s.patches, kProductStep);
+  const std::int64_t begin = work.split * p.steps_per_split;
+  const std::int64_t end = begin + p.steps_per_split < steps ? begin + p.steps_per_split : steps;
+  const auto dweight =
+      DweightProduct<Atom>::tile(Patches<T>(p.x, s), matrix_rows<T>(p.dz, s.patches, s.channels),
+                                 work.row, work.column, begin, end);
+  write_partial(dweight, work, p.dweight_partials + work.split * std::int64_t{s.depth} * s.channels,
+                s.depth, s.channels);
 }
 
 // A thread for four adjacent channels of a split of the rows.
 template <class Atom>
 __global__ void __launch_bounds__(kThreads) reduction_sums_kernel(ReductionBackward p) {
-  if constexpr (is_compiled<Atom>()) {
-    using T = typename Atom::Type;
-    const ReductionSizes& s = p.sizes;
-    const std::int64_t thread = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-    const std::int64_t split = thread / (s.channels / 4);
-    const int channel = static_cast<int>(thread % (s.channels / 4)) * 4;
-    if (split >= p.sum_splits) return;
-    const std::int64_t begin = split * p.rows_per_sum;
-    const std::int64_t end =
-        begin + p.rows_per_sum < s.patches ? begin + p.rows_per_sum : s.patches;
-    float4 dbias = make_float4(0.0f, 0.0f, 0.0f, 0.0f), dgamma = dbias, dbeta = dbias;
-    for (std::int64_t row = begin; row < end; ++row) {
-      const std::int64_t index = row * s.channels + channel;
-      const auto load = [&](const void* tensor) {
-        const T* address = static_cast<const T*>(tensor) + index;
-        return to_float(ptx::load_global(reinterpret_cast<const Quad<T>*>(address)));
-      };
-      const float4 dy = load(p.dy), dz = load(p.dz);
-      const float4 z = ptx::load_global(reinterpret_cast<const float4*>(p.normalized + index));
-      dbias = make_float4(dbias.x + dz.x, dbias.y + dz.y, dbias.z + dz.z, dbias.w + dz.w);
-      dgamma = make_float4(dgamma.x + dy.x * z.x, dgamma.y + dy.y * z.y, dgamma.z + dy.z * z.z,
-                           dgamma.w + dy.w * z.w);
-      dbeta = make_float4(dbeta.x + dy.x, dbeta.y + dy.y, dbeta.z + dy.z, dbeta.w + dy.w);
-    }
-    float* sums = p.sum_partials + split * 3 * s.channels + channel;
-    ptx::store_global(reinterpret_cast<float4*>(sums), dbias);
-    ptx::store_global(reinterpret_cast<float4*>(sums + s.channels), dgamma);
-    ptx::store_global(reinterpret_cast<float4*>(sums + 2 * s.channels), dbeta);
+  using T = typename Atom::Type;
+  const ReductionSizes& s = p.sizes;
+  const std::int64_t thread = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const std::int64_t split = thread / (s.channels / 4);
+  const int channel = static_cast<int>(thread % (s.channels / 4)) * 4;
+  if (split >= p.sum_splits) return;
+  const std::int64_t begin = split * p.rows_per_sum;
+  const std::int64_t end = begin + p.rows_per_sum < s.patches ? begin + p.rows_per_sum : s.patches;
+  float4 dbias = make_float4(0.0f, 0.0f, 0.0f, 0.0f), dgamma = dbias, dbeta = dbias;
+  for (std::int64_t row = begin; row < end; ++row) {
+    const std::int64_t index = row * s.channels + channel;
+    const auto load = [&](const void* tensor) {
+      const T* address = static_cast<const T*>(tensor) + index;
+      return to_float(ptx::load_global(reinterpret_cast<const Quad<T>*>(address)));
+    };
+    const float4 dy = load(p.dy), dz = load(p.dz);
+    const float4 z = ptx::load_global(reinterpret_cast<const float4*>(p.normalized + index));
+    dbias = make_float4(dbias.x + dz.x, dbias.y + dz.y, dbias.z + dz.z, dbias.w + dz.w);
+    dgamma = make_float4(dgamma.x + dy.x * z.x, dgamma.y + dy.y * z.y, dgamma.z + dy.z * z.z,
+                         dgamma.w + dy.w * z.w);
+    dbeta = make_float4(dbeta.x + dy.x, dbeta.y + dy.y, dbeta.z + dy.z, dbeta.w + dy.w);
   }
+  float* sums = p.sum_partials + split * 3 * s.channels + channel;
+  ptx::store_global(reinterpret_cast<float4*>(sums), dbias);
+  ptx::store_global(reinterpret_cast<float4*>(sums + s.channels), dgamma);
+  ptx::store_global(reinterpret_cast<float4*>(sums + 2 * s.channels), dbeta);
 }
 
 }  // namespace pvt_kernels::cuda

@@ -16,17 +16,6 @@ __host__ __device__ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t
   return (a + b - 1) / b;
 }
 
-// Whether this is the compilation whose code an atom's devices run; another one's kernels are left
-// empty. The host, which runs the kernels in the tests, has no __CUDA_ARCH__.
-template <class Atom>
-__host__ __device__ constexpr bool is_compiled() {
-#ifdef __CUDA_ARCH__
-  return Atom::kFirstArch * 10 <= __CUDA_ARCH__ && __CUDA_ARCH__ < (Atom::kLastArch + 1) * 10;
-#else
-  return true;
-#endif
-}
-
 // Rows of `columns` adjacent values: one head of one image, for one. Those beyond either end
 // count as zeros.
 template <class T>

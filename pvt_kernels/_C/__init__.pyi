@@ -2,6 +2,7 @@ from typing import TypedDict
 
 class BuildInfo(TypedDict):
     version: str
+    interface: str
     compiler: str
     build_type: str
     cuda: str | None

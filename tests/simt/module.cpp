@@ -9,9 +9,13 @@
 #include <vector>
 
 #include "cuda.h"
+#include "cuda/arch/simt.cuh"
+#include "cuda/arch/sm70.cuh"
+#include "cuda/arch/sm70_wmma.cuh"
+#include "cuda/arch/sm75.cuh"
+#include "cuda/arch/sm80.cuh"
 #include "cuda/attention_backward.cuh"
 #include "cuda/attention_forward.cuh"
-#include "cuda/dispatch.cuh"
 #include "cuda/spatial_reduction_backward.cuh"
 #include "cuda/spatial_reduction_forward.cuh"
 #include "simt.h"

@@ -82,14 +82,8 @@ struct Simt {
   }
 };
 
-struct Simt70 : Simt {
-  static constexpr int kFirstArch = 70, kLastArch = 74;
-};
-struct Simt75 : Simt {
-  static constexpr int kFirstArch = 75, kLastArch = 79;
-};
-struct Simt80 : Simt {
-  static constexpr int kFirstArch = 80, kLastArch = 999;
-};
+struct Simt70 : Simt {};
+struct Simt75 : Simt {};
+struct Simt80 : Simt {};
 
 }  // namespace pvt_kernels::cuda

@@ -27,7 +27,6 @@ struct QuadPairs {
 struct Sm70 {
   using Type = half;
   using Layout = QuadPairs;
-  static constexpr int kFirstArch = 70, kLastArch = 74;
   static constexpr bool kCopiesAsync = false;
 
   static __host__ __device__ constexpr int scratch_bytes(int) { return 0; }

@@ -15,7 +15,6 @@ namespace pvt_kernels::cuda {
 struct Sm70Wmma {
   using Type = half;
   using Layout = Rows16;
-  static constexpr int kFirstArch = 70, kLastArch = 74;
   static constexpr bool kCopiesAsync = false;
 
   // A 16 x 16 tile of products, in which four rows lie in different banks, and the weights of

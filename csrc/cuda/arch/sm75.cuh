@@ -7,7 +7,6 @@
 namespace pvt_kernels::cuda {
 
 struct Sm75 : MmaSync<Sm75, half> {
-  static constexpr int kFirstArch = 75, kLastArch = 79;
   static constexpr bool kCopiesAsync = false;
 
   static __device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4],

@@ -9,7 +9,6 @@ namespace pvt_kernels::cuda {
 
 template <class T>
 struct Sm80 : MmaSync<Sm80<T>, T> {
-  static constexpr int kFirstArch = 80, kLastArch = 999;
   static constexpr bool kCopiesAsync = true;
 
   static __device__ __forceinline__ void mma(float (&c)[4], const std::uint32_t (&a)[4],

@@ -1,8 +1,9 @@
+#include "cuda/device.h"
+
 #include <algorithm>
 #include <stdexcept>
 
 #include "build_info.h"
-#include "cuda/device.h"
 #include "cuda/runtime.h"
 
 namespace pvt_kernels {
@@ -11,9 +12,6 @@ namespace {
 using cuda::check;
 using cuda::CurrentDevice;
 using cuda::describe;
-
-// Compiled for the same architectures as every kernel of the build, so it stands for them all.
-__global__ void probe() {}
 
 int device_count() {
   // Without a driver the runtime reports a driver that is too old, which misleads.
@@ -39,7 +37,7 @@ bool says_no_usable_code(cudaError_t error) {
 
 void find_code(CudaDevice& device) {
   cudaFuncAttributes attributes;
-  const cudaError_t error = cudaFuncGetAttributes(&attributes, probe);
+  const cudaError_t error = cuda::code_attributes(attributes);
   if (says_no_usable_code(error)) {
     cudaGetLastError();
     device.code_missing = describe(error);

@@ -1,0 +1,106 @@
+// The C functions of attention: they check a call and hand it to the kernels of the device's
+// family.
+#include <algorithm>
+
+#include "cuda/attention_launch.cuh"
+#include "cuda/dispatch.h"
+
+using namespace pvt_kernels::cuda;
+
+namespace {
+
+void require_positive(const char* name, std::int64_t size) {
+  require(size >= 1, std::string(name) + " must be at least 1, got " + std::to_string(size));
+}
+
+AttentionSizes checked_sizes(const pvtk_attention& call) {
+  require_positive("queries", call.queries);
+  require_positive("keys", call.keys);
+  require_positive("heads", call.heads);
+  require(call.heads <= std::numeric_limits<std::int32_t>::max(), "heads must be below 2^31");
+  require(call.batch >= 0, "batch must not be negative, got " + std::to_string(call.batch));
+  require(call.head_dim >= 8 && call.head_dim <= 128 && call.head_dim % 8 == 0,
+          "head_dim must be a multiple of 8 up to 128, got " + std::to_string(call.head_dim));
+  return {call.queries, call.keys, static_cast<int>(call.heads), static_cast<int>(call.head_dim),
+          call.scale};
+}
+
+void check_alignment(const pvtk_attention& call, const char* name, const pvtk_heads& t,
+                     std::int64_t tokens) {
+  const std::int64_t size = element_size(call.dtype);
+  const auto aligned = [&](std::int64_t count, std::int64_t stride) {
+    return count == 1 || stride * size % 16 == 0;
+  };
+  require(
+      is_aligned(t.data) && (call.batch <= 1 || aligned(call.batch, t.batch_stride)) &&
+          aligned(tokens, t.token_stride) && aligned(call.heads, t.head_stride),
+      std::string(name) + " must have an address and strides (in bytes) that are multiples of 16");
+}
+
+struct Workspace {
+  std::int64_t steps_per_split, splits;
+  std::int64_t delta_floats, partial_floats;
+
+  // On the current device.
+  explicit Workspace(const pvtk_attention& call) {
+    const std::int64_t units = call.batch * call.heads;
+    BackwardRows rows;
+    with_family(
+        [&](auto family) { rows = backward_rows<family.value>(call.dtype, call.head_dim); });
+    const std::int64_t key_tiles = ceil_div(call.keys, rows.own);
+    const std::int64_t steps = ceil_div(call.queries, rows.passing);
+    // two waves of the two blocks that a multiprocessor holds
+    const std::int64_t wanted =
+        ceil_div(4 * multiprocessors(), std::max<std::int64_t>(1, key_tiles * units));
+    steps_per_split = ceil_div(steps, std::min(wanted, steps));
+    splits = ceil_div(steps, steps_per_split);
+    // the partials begin at a multiple of 16 bytes
+    delta_floats = ceil_div(units * call.queries, 4) * 4;
+    partial_floats = splits * 2 * units * call.keys * call.head_dim;
+  }
+};
+
+}  // namespace
+
+pvtk_status pvtk_attention_forward(const pvtk_attention* call, pvtk_heads q, pvtk_heads k,
+                                   pvtk_heads v, void* o, float* lse) {
+  return report("attention_forward", [&] {
+    const AttentionForward p{checked_sizes(*call), q, k, v, o, lse};
+    check_alignment(*call, "q", q, call->queries);
+    check_alignment(*call, "k", k, call->keys);
+    check_alignment(*call, "v", v, call->keys);
+    check_pointers({{"o", o}, {"lse", lse}});
+    const CurrentDevice device(call->device);
+    with_family([&](auto family) { launch_attention_forward<family.value>(*call, p); });
+  });
+}
+
+pvtk_status pvtk_attention_backward_workspace(const pvtk_attention* call, size_t* bytes) {
+  return report("attention_backward_workspace", [&] {
+    checked_sizes(*call);
+    const CurrentDevice device(call->device);
+    const Workspace workspace(*call);
+    *bytes = (workspace.delta_floats + workspace.partial_floats) * sizeof(float);
+  });
+}
+
+pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_heads d_o, pvtk_heads q,
+                                    pvtk_heads k, pvtk_heads v, pvtk_heads o, const float* lse,
+                                    void* dq, void* dk, void* dv, void* workspace) {
+  return report("attention_backward", [&] {
+    const AttentionSizes sizes = checked_sizes(*call);
+    check_alignment(*call, "do", d_o, call->queries);
+    check_alignment(*call, "q", q, call->queries);
+    check_alignment(*call, "k", k, call->keys);
+    check_alignment(*call, "v", v, call->keys);
+    check_alignment(*call, "o", o, call->queries);
+    check_pointers({{"lse", lse}, {"dq", dq}, {"dk", dk}, {"dv", dv}, {"workspace", workspace}});
+    const CurrentDevice device(call->device);
+    const Workspace w(*call);
+    auto* delta = static_cast<float*>(workspace);
+    float* partials = delta + w.delta_floats;
+    const AttentionBackward p{
+        sizes, d_o, q, k, v, o, lse, delta, partials, dq, call->batch, w.splits, w.steps_per_split};
+    with_family([&](auto family) { launch_attention_backward<family.value>(*call, p, dk, dv); });
+  });
+}

@@ -1,0 +1,173 @@
+// The C functions of spatial reduction: they check a call and hand it to the kernels of the
+// device's family.
+#include <algorithm>
+
+#include "cuda/dispatch.h"
+#include "cuda/spatial_reduction_launch.cuh"
+
+using namespace pvt_kernels::cuda;
+
+namespace {
+
+constexpr std::int64_t kMaxChannels = 4096;
+constexpr std::int64_t kLeastRowsPerSum = 16;
+
+ReductionSizes checked_sizes(const pvtk_spatial_reduction& call) {
+  const std::int64_t R = call.sr_ratio, C = call.channels;
+  require(call.batch >= 0, "batch must not be negative, got " + std::to_string(call.batch));
+  require(R >= 1, "sr_ratio must be at least 1, got " + std::to_string(R));
+  require(call.height >= R, "height must be at least sr_ratio = " + std::to_string(R) + ", got " +
+                                std::to_string(call.height));
+  require(call.width >= R, "width must be at least sr_ratio = " + std::to_string(R) + ", got " +
+                               std::to_string(call.width));
+  require(C >= 8 && C <= kMaxChannels && C % 8 == 0,
+          "channels must be a multiple of 8 up to 4096, got " + std::to_string(C));
+  const std::int64_t across = call.width / R, per_image = call.height / R * across;
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  require(
+      call.height * call.width <= kMost && call.batch * per_image <= kMost && R <= kMost / R / C,
+      "the tokens of an image, the patches and the values of a patch must each be below 2^31");
+  return {static_cast<int>(call.width), static_cast<int>(C),
+          static_cast<int>(R),          static_cast<int>(across),
+          static_cast<int>(per_image),  static_cast<int>(call.batch * per_image),
+          static_cast<int>(R * R * C),  call.eps};
+}
+
+void check_alignment(const pvtk_spatial_reduction& call, const char* name, const pvtk_tokens& t) {
+  const std::int64_t size = element_size(call.dtype);
+  require(
+      is_aligned(t.data) && (call.batch <= 1 || t.batch_stride * size % 16 == 0) &&
+          (call.height * call.width == 1 || t.token_stride * size % 16 == 0),
+      std::string(name) + " must have an address and strides (in bytes) that are multiples of 16");
+}
+
+// How a product's depth is split so that the current device has two waves of blocks, of which a
+// multiprocessor holds three.
+struct Split {
+  std::int64_t steps, count;
+
+  Split(std::int64_t tiles, std::int64_t depth) {
+    const std::int64_t all = std::max<std::int64_t>(1, ceil_div(depth, kProductStep));
+    const std::int64_t wanted = ceil_div(6 * multiprocessors(), std::max<std::int64_t>(1, tiles));
+    steps = ceil_div(all, std::min(wanted, all));
+    count = ceil_div(all, steps);
+  }
+};
+
+// Of the forward's product, on the current device.
+Split split_of(const ReductionSizes& s) {
+  return Split(product_tiles(s.patches, s.channels), s.depth);
+}
+
+struct BackwardWorkspace {
+  Split split;
+  std::int64_t rows_per_sum, sum_splits;
+  std::int64_t dz_floats, dweight_floats, sum_floats;
+
+  // On the current device.
+  BackwardWorkspace(const ReductionSizes& s, pvtk_dtype dtype)
+      : split(product_tiles(s.depth, s.channels), s.patches) {
+    const std::int64_t rows = std::max(s.patches, 1);
+    // two blocks a multiprocessor, but no more partial sums than a tenth of what they are of
+    const std::int64_t threads = 2 * multiprocessors() * kThreads;
+    const std::int64_t wanted = std::max<std::int64_t>(1, threads / (s.channels / 4));
+    rows_per_sum = std::max(ceil_div(rows, wanted), kLeastRowsPerSum);
+    sum_splits = ceil_div(rows, rows_per_sum);
+    // C is a multiple of 8, so every part begins at a multiple of 16 bytes
+    dz_floats = std::int64_t{s.patches} * s.channels * element_size(dtype) / sizeof(float);
+    dweight_floats = split.count * s.depth * s.channels;
+    sum_floats = sum_splits * 3 * s.channels;
+  }
+};
+
+}  // namespace
+
+pvtk_status pvtk_spatial_reduction_forward_workspace(const pvtk_spatial_reduction* call,
+                                                     size_t* bytes) {
+  return report("spatial_reduction_forward_workspace", [&] {
+    const ReductionSizes s = checked_sizes(*call);
+    const CurrentDevice device(call->device);
+    *bytes = split_of(s).count * s.patches * s.channels * sizeof(float);
+  });
+}
+
+pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction* call, pvtk_tokens x,
+                                           const void* weight, const float* bias,
+                                           const float* norm_weight, const float* norm_bias,
+                                           void* y, float* normalized, float* rstd,
+                                           void* workspace) {
+  return report("spatial_reduction_forward", [&] {
+    const ReductionSizes s = checked_sizes(*call);
+    check_alignment(*call, "x", x);
+    check_pointers({{"weight", weight},
+                    {"bias", bias},
+                    {"norm_weight", norm_weight},
+                    {"norm_bias", norm_bias},
+                    {"y", y},
+                    {"normalized", normalized},
+                    {"rstd", rstd},
+                    {"workspace", workspace}});
+    const CurrentDevice device(call->device);
+    const Split split = split_of(s);
+    const ReductionForward p{
+        s, x,          weight, bias,        norm_weight, norm_bias, static_cast<float*>(workspace),
+        y, normalized, rstd,   split.count, split.steps};
+    with_family([&](auto family) { launch_reduction_forward<family.value>(*call, p); });
+  });
+}
+
+pvtk_status pvtk_spatial_reduction_backward_workspace(const pvtk_spatial_reduction* call,
+                                                      size_t* bytes) {
+  return report("spatial_reduction_backward_workspace", [&] {
+    const ReductionSizes s = checked_sizes(*call);
+    const CurrentDevice device(call->device);
+    const BackwardWorkspace w(s, call->dtype);
+    *bytes = (w.dz_floats + w.dweight_floats + w.sum_floats) * sizeof(float);
+  });
+}
+
+pvtk_status pvtk_spatial_reduction_backward(const pvtk_spatial_reduction* call, const void* dy,
+                                            pvtk_tokens x, const void* weight,
+                                            const float* norm_weight, const float* normalized,
+                                            const float* rstd, void* dx, void* dweight,
+                                            float* dbias, float* dnorm_weight, float* dnorm_bias,
+                                            void* workspace) {
+  return report("spatial_reduction_backward", [&] {
+    const ReductionSizes s = checked_sizes(*call);
+    check_alignment(*call, "x", x);
+    check_pointers({{"dy", dy},
+                    {"weight", weight},
+                    {"norm_weight", norm_weight},
+                    {"normalized", normalized},
+                    {"rstd", rstd},
+                    {"dx", dx},
+                    {"dweight", dweight},
+                    {"dbias", dbias},
+                    {"dnorm_weight", dnorm_weight},
+                    {"dnorm_bias", dnorm_bias},
+                    {"workspace", workspace}});
+    const CurrentDevice device(call->device);
+    const BackwardWorkspace w(s, call->dtype);
+    auto* dz = static_cast<float*>(workspace);
+    ReductionBackward p{};
+    p.sizes = s;
+    p.dy = dy;
+    p.x = x;
+    p.dx_batch_stride = call->height * call->width * call->channels;
+    p.weight = weight;
+    p.norm_weight = norm_weight;
+    p.normalized = normalized;
+    p.rstd = rstd;
+    p.dz = dz;
+    p.dx = dx;
+    p.dweight_partials = dz + w.dz_floats;
+    p.splits = w.split.count;
+    p.steps_per_split = w.split.steps;
+    p.sum_partials = p.dweight_partials + w.dweight_floats;
+    p.sum_splits = w.sum_splits;
+    p.rows_per_sum = w.rows_per_sum;
+    with_family([&](auto family) {
+      launch_reduction_backward<family.value>(*call, p, dweight, dbias, dnorm_weight, dnorm_bias);
+    });
+  });
+}
