@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from pvt_kernels.models.blocks import Block
 from pvt_kernels.training import checkpoint, precision, seeding
-from pvt_kernels.training.distributed import Processes, any_process, mean_of_processes
+from pvt_kernels.training.distributed import Processes, mean_of_processes
 from pvt_kernels.training.evaluation import Inference, evaluate
 from pvt_kernels.training.interruption import interruption
 from pvt_kernels.training.loading import batches, to_device
@@ -167,8 +167,8 @@ class Training:
                     sums[name] = sums.get(name, 0) + value
                 done, summed = step + 1, summed + 1
                 evaluates = done % every == 0 or done == self.total
-                stops = any_process(asked.signal is not None)
-                saves = evaluates or stops or done % options.save_every == 0
+                stopped = asked.agreed()
+                saves = evaluates or stopped is not None or done % options.save_every == 0
                 if saves or done % options.log_every == 0:
                     self._log(done, sums, summed, reporter)
                     sums, summed = {}, 0
@@ -176,18 +176,20 @@ class Training:
                     checkpoint.save(self._state(done), self.path)
                 if reporter:
                     reporter.step(done, flush=saves)
-                if stops:
-                    return Outcome({}, asked.signal)
+                if stopped is not None:
+                    return Outcome({}, stopped)
                 if evaluates and done < self.total:
                     metrics = evaluate(inference, self.model, self.tests, self.own, asked)
-                    if asked.signal is not None:
-                        return Outcome({}, asked.signal)
+                    if metrics is None:
+                        return Outcome({}, asked.agreed())
                     if reporter:
                         reporter.evaluated(done, metrics)
             metrics = evaluate(inference, self.model, self.tests, self.own, asked)
-            if reporter and asked.signal is None:
+            if metrics is None:
+                return Outcome({}, asked.agreed())
+            if reporter:
                 reporter.evaluated(self.total, metrics)
-        return Outcome(metrics, asked.signal)
+        return Outcome(metrics)
 
     def _step(self, step: int, data: Iterator[Any]) -> dict[str, Tensor]:
         """One optimizer step; returns this process's mean losses, on the device."""
