@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from pvt_kernels.models.blocks import Block
 from pvt_kernels.training import checkpoint, precision, seeding
 from pvt_kernels.training.distributed import Processes, mean_of_processes
+from pvt_kernels.training.errors import naming
 from pvt_kernels.training.evaluation import Inference, evaluate
 from pvt_kernels.training.interruption import interruption
 from pvt_kernels.training.loading import batches, to_device
@@ -79,9 +80,9 @@ class Training:
     """A run in one of its processes: opened here, resumed where asked to, and run by `run`.
 
     Raises:
-        ValueError: options, data or checkpoints don't fit.
+        ValueError: options, data or checkpoints don't fit, or run.output has a checkpoint and
+            run.resume is not set.
         FileNotFoundError: data or a checkpoint are missing.
-        FileExistsError: run.output has a checkpoint, and run.resume is not set.
     """
 
     def __init__(self, run: Run, own: Processes) -> None:
@@ -92,7 +93,7 @@ class Training:
         self.path = run.output / LAST
         precision.check_precision(run.precision, own.device)
         if self.path.exists() and not run.resume:
-            raise FileExistsError(f"{run.output} holds a run: resume it or give another folder")
+            raise ValueError(f"output: {run.output} holds a run: resume it, or give another folder")
         self.dataset = self.system.dataset(run.data, self.recipe, True)
         self.tests = self.system.dataset(run.data, self.recipe, False)
         classes = list(self.dataset.classes)
@@ -127,7 +128,10 @@ class Training:
         if saved:
             self.model.load_state_dict(saved["model"])
         elif run.weights:
-            self.untouched = checkpoint.load_backbone(self.model, run.weights)
+            with naming("weights"):
+                self.untouched = checkpoint.load_backbone(
+                    self.model, self.identity["backbone"], run.weights
+                )
         self.model.to(device)
         if run.recompute:
             recompute_blocks(self.model)

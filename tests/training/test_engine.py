@@ -217,7 +217,7 @@ def test_a_broken_image_ends_the_run_by_its_name(workers, shapes_data, tmp_path,
 
 
 def test_what_a_run_refuses_before_any_work(shapes_data, tmp_path, uninterrupted):
-    with pytest.raises(FileExistsError, match="holds a run: resume it or give another folder"):
+    with pytest.raises(ValueError, match=r"output: .* holds a run: resume it, or give another"):
         Training(run_of(shapes_data, uninterrupted), OWN)
     with pytest.raises(ValueError, match=r"last\.pt is of another run: settings"):
         Training(replace(run_of(shapes_data, uninterrupted, epochs=9), resume=True), OWN)
