@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,23 @@ from torchvision.datasets import ImageFolder
 from pvt_kernels import models
 from pvt_kernels.systems.datasets.image_folder import image_folder
 from pvt_kernels.systems.drawing import write_lines
+from pvt_kernels.systems.training.fields import Kind, NotNegative, Part, Probability, Side
 from pvt_kernels.systems.training.recipe import Recipe
 from pvt_kernels.systems.training.schedules import Cosine
-from pvt_kernels.systems.training.system import System, backbone_of
+from pvt_kernels.systems.training.system import Answer, System, backbone_of
 
 Batch = tuple[Tensor, Tensor]
+
+
+def _is_policy(text: str) -> bool:
+    try:
+        create_transform(32, is_training=True, auto_augment=text)
+    except Exception:  # timm asserts, or fails at what it doesn't know
+        return False
+    return True
+
+
+Policy = Annotated[str, Kind("RandAugment as timm names it, such as rand-m9", _is_policy)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +57,16 @@ class ClassificationRecipe(Recipe):
         label_smoothing: what the target leaves to all classes.
     """
 
-    image_size: int = 224
-    crop_ratio: float = 224 / 256
-    crop_scale: float = 0.08
-    flip: float = 0.5
-    color_jitter: float = 0.4
-    auto_augment: str | None = "rand-m9-mstd0.5-inc1"
-    erasing: float = 0.25
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    label_smoothing: float = 0.1
+    image_size: Side = 224
+    crop_ratio: Part = 224 / 256
+    crop_scale: Part = 0.08
+    flip: Probability = 0.5
+    color_jitter: NotNegative = 0.4
+    auto_augment: Policy | None = "rand-m9-mstd0.5-inc1"
+    erasing: Probability = 0.25
+    mixup: NotNegative = 0.8
+    cutmix: NotNegative = 1.0
+    label_smoothing: Probability = 0.1
 
 
 _DEEP = ("pvt_medium", "pvt_large", "pvt_huge", "pvt_v2_b3", "pvt_v2_b4", "pvt_v2_b5")
@@ -203,15 +215,16 @@ class Accuracy:
 
 
 @torch.no_grad()
-def picture(
+def answer(
     model: nn.Module, image: Image.Image, classes: Sequence[str], recipe: ClassificationRecipe
-) -> Image.Image:
-    """The image with the five likeliest classes and their probabilities."""
+) -> Answer:
+    """The five likeliest classes and their probabilities, below the image."""
     device = next(model.parameters()).device
     scores = model(eval_transform(recipe)(image)[None].to(device))[0].float()
     best = scores.softmax(0).topk(min(5, len(classes)))
     rows = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    return write_lines(image, [f"{value:6.1%}  {classes[label]}" for value, label in rows])
+    lines = [f"{value:6.1%}  {classes[label]}" for value, label in rows]
+    return Answer(lines, write_lines(image, lines))
 
 
 SYSTEM = System(
@@ -222,5 +235,5 @@ SYSTEM = System(
     build=build,
     loss=loss,
     evaluator=Accuracy,
-    picture=picture,
+    answer=answer,
 )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from pvt_kernels import arguments, models, systems
+from pvt_kernels import arguments, systems
+from pvt_kernels.systems import options as shared
+from pvt_kernels.systems.training.errors import naming
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,155 +27,141 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the commands to a parser's subparsers."""
     command = commands.add_parser(
         "train",
+        add_help=False,
         help="train a system of the paper",
-        description="On several GPUs: torchrun --nproc-per-node 8 -m pvt_kernels train ...; the "
-        "batch is the recipe's on any number of them.",
+        description="Train a system of the paper. On several GPUs: torchrun --nproc-per-node 8 -m "
+        "pvt_kernels train ...; the batch is the recipe's on any number of them.",
     )
     command.set_defaults(run=_train)
-    _add_system(command)
-    _add_data(command)
-    _add_recipe(command)
+    command.add_argument("-h", "--help", action=shared.SystemHelp)
+    shared.add_system(command)
+    shared.add_data(command)
+    shared.add_recipe(command)
     command.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help="of checkpoints and TensorBoard's logs; else runs/SYSTEM-MODEL",
+        help="of checkpoints and TensorBoard's logs (default: runs/SYSTEM-MODEL)",
     )
     command.add_argument(
         "--weights",
         type=Path,
         metavar="FILE",
-        help="a classifier's checkpoint to start the backbone from",
+        help="a classifier to start the backbone from (default: none): last.pt of `train "
+        f"classification`, or published weights; {shared.PUBLISHED}",
     )
     command.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the checkpoint in --output, if there is one",
+        help="go on from the checkpoint in --output, if there is one (default: off)",
     )
     command.add_argument(
         "--gradient-checkpointing",
         action="store_true",
-        help="compute blocks again in backward: less memory, more time",
+        help="compute blocks again in backward: less memory, more time (default: off)",
     )
-    command.add_argument("--seed", type=arguments.whole(0), default=0, metavar="N")
-    command.add_argument("--save-every", type=arguments.whole(1), default=1000, metavar="STEPS")
-    command.add_argument("--log-every", type=arguments.whole(1), default=10, metavar="STEPS")
-
-    command = commands.add_parser("eval", help="evaluate a trained system")
-    command.set_defaults(run=_eval)
-    _add_system(command)
-    _add_data(command)
-    _add_checkpoint(command)
-    _add_recipe(command)
-
-    command = commands.add_parser("predict", help="draw a system's answer on an image")
-    command.set_defaults(run=_predict)
-    _add_system(command)
-    command.add_argument("image", type=Path, metavar="IMAGE")
-    _add_checkpoint(command)
-    command.add_argument("--output", type=Path, metavar="FILE", help="else IMAGE-SYSTEM.png")
-    _add_device(command)
+    command.add_argument(
+        "--seed",
+        type=arguments.whole(0),
+        default=0,
+        metavar="N",
+        help="of everything random (default: %(default)s)",
+    )
+    command.add_argument(
+        "--save-every",
+        type=arguments.whole(1),
+        default=1000,
+        metavar="STEPS",
+        help="steps between checkpoints (default: %(default)s); evaluations and the end save too",
+    )
+    command.add_argument(
+        "--log-every",
+        type=arguments.whole(1),
+        default=10,
+        metavar="STEPS",
+        help="steps between figures in the log (default: %(default)s)",
+    )
 
     command = commands.add_parser(
-        "make-data", help="generate a small data set in the layouts of ImageNet, COCO and ADE20K"
+        "eval",
+        add_help=False,
+        help="evaluate a trained system",
+        description="Evaluate a trained system on the images to test.",
+    )
+    command.set_defaults(run=_eval)
+    command.add_argument("-h", "--help", action=shared.SystemHelp)
+    shared.add_system(command)
+    shared.add_data(command)
+    shared.add_checkpoint(command, weights=True)
+    shared.add_recipe(command)
+
+    command = commands.add_parser(
+        "predict",
+        help="print a system's answer on an image, and draw it",
+        description="Print a system's answer on an image, and draw it.",
+    )
+    command.set_defaults(run=_predict)
+    shared.add_system(command)
+    command.add_argument(
+        "image", type=Path, metavar="IMAGE", help="a file of any format that Pillow reads"
+    )
+    shared.add_checkpoint(command, weights=False)
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the picture (default: IMAGE-SYSTEM.png in this folder)",
+    )
+    shared.add_device(command)
+
+    layouts = ", ".join(dict.fromkeys(layout.name for layout in systems.LAYOUTS.values()))
+    command = commands.add_parser(
+        "make-data",
+        help="generate a small data set in the layouts of ImageNet, COCO and ADE20K",
+        description="Generate coloured shapes in the layouts of ImageNet, COCO and ADE20K, for "
+        "the systems' recipe shapes.",
     )
     command.set_defaults(run=_make_data)
-    command.add_argument("path", type=Path, metavar="PATH")
-    command.add_argument("--images", type=arguments.whole(1), default=240, metavar="N")
-    command.add_argument("--seed", type=arguments.whole(0), default=0, metavar="N")
-
-
-def _add_system(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "system", choices=systems.NAMES, metavar="SYSTEM", help=", ".join(systems.NAMES)
+        "path", type=Path, metavar="PATH", help=f"a new folder, which then holds {layouts}"
     )
-
-
-def _add_data(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", type=Path, required=True, metavar="DIR")
-    command.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     command.add_argument(
-        "--workers",
-        type=arguments.whole(0),
-        default=_workers(),
+        "--images",
+        type=arguments.whole(1),
+        default=240,
         metavar="N",
-        help="processes that read data, for each GPU",
+        help="to train, in each layout, 24 or more; a quarter more to test (default: %(default)s)",
     )
-    _add_device(command)
-
-
-def _add_device(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--device", type=arguments.device, default=arguments.default_device(), metavar="cpu|cuda"
+        "--seed",
+        type=arguments.whole(0),
+        default=0,
+        metavar="N",
+        help="of everything random (default: %(default)s)",
     )
-
-
-def _add_recipe(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--model",
-        choices=models.names(),
-        metavar="NAME",
-        help=f"the backbone: {', '.join(models.names())}",
-    )
-    command.add_argument("--recipe", metavar="NAME", help="else the paper's")
-    command.add_argument(
-        "--set",
-        nargs="+",
-        type=arguments.typed(_setting),
-        default=[],
-        metavar="FIELD=VALUE",
-        help="replace fields of the recipe",
-    )
-
-
-def _add_checkpoint(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--checkpoint",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="last.pt of a run, or weights of the original code",
-    )
-
-
-def _setting(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"given {text!r}, accepted FIELD=VALUE")
-    return name, value
-
-
-def _workers() -> int:
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return min(8, max(1, (os.cpu_count() or 1) // local))
-
-
-@contextlib.contextmanager
-def _train_extra() -> Iterator[None]:
-    """Says how to install what is imported here and missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("pvt_kernels"):
-            raise
-        raise ImportError(
-            f"this needs {error.name}, which is not installed: pip install 'pvt_kernels[train]'"
-        ) from error
 
 
 def _train(options: argparse.Namespace, console: Console) -> int:
-    with _train_extra():
+    shared.require_data(options.system, options.data)
+    if options.weights:
+        shared.require_file("--weights", options.weights, "a classifier's checkpoint")
+    if options.output:
+        shared.require_new_folder("--output", options.output)
+    with shared.train_extra():
         from pvt_kernels.systems.training import recipe
         from pvt_kernels.systems.training.distributed import processes
         from pvt_kernels.systems.training.engine import Run, Training
 
         system = systems.load(options.system)
     chosen = recipe.find(system.recipes, options.recipe, options.model)
+    settings = dict(options.set)
+    with naming("--set"):
+        recipe.override(chosen, settings)
     backbone = options.model or chosen.model
     run = Run(
         system=system,
         recipe=chosen,
-        settings=dict(options.set),
+        settings=settings,
         backbone=backbone,
         data=options.data,
         output=options.output or Path("runs") / f"{system.name}-{backbone}",
@@ -198,7 +184,9 @@ def _train(options: argparse.Namespace, console: Console) -> int:
 
 
 def _eval(options: argparse.Namespace, console: Console) -> None:
-    with _train_extra():
+    shared.require_data(options.system, options.data)
+    shared.require_file("--checkpoint", options.checkpoint, "last.pt of a run, or weights")
+    with shared.train_extra():
         from pvt_kernels.systems.training import checkpoint
         from pvt_kernels.systems.training.distributed import processes
         from pvt_kernels.systems.training.evaluation import Inference, evaluate
@@ -206,15 +194,12 @@ def _eval(options: argparse.Namespace, console: Console) -> None:
 
         system = systems.load(options.system)
     with processes(options.device) as own:
-        content = checkpoint.load(options.checkpoint)
+        with naming("--checkpoint"):
+            content = checkpoint.load(options.checkpoint)
         recipe, backbone = _recipe_of(system, content, options)
         dataset = system.dataset(options.data, recipe, False)
         classes = content.get("classes", list(dataset.classes))
-        if classes != list(dataset.classes):
-            raise ValueError(
-                f"{options.checkpoint} knows the classes {classes}, but {options.data} has "
-                f"{list(dataset.classes)}"
-            )
+        _check_classes(options, classes, dataset.classes)
         model = _build(system, backbone, classes, recipe, content, options)
         inference = Inference(system, recipe, options.precision, options.workers)
         metrics = evaluate(inference, model, dataset, own)
@@ -222,27 +207,56 @@ def _eval(options: argparse.Namespace, console: Console) -> None:
             console.print(metrics_table(f"{system.name}, {len(dataset)} images", metrics))
 
 
+def _check_classes(options: argparse.Namespace, known: Sequence[str], given: Sequence[str]) -> None:
+    from pvt_kernels.systems.training.checkpoint import listed
+
+    if list(known) != list(given):
+        only = [
+            listed(c for c in own if c not in other)
+            for own, other in ((known, given), (given, known))
+        ]
+        raise ValueError(
+            f"--checkpoint: {options.checkpoint} is of {len(known)} classes, but {options.data} "
+            f"has {len(given)}: the former alone has {only[0] or 'none'}, the latter "
+            f"{only[1] or 'none'}; accepted the same in the same order"
+        )
+
+
 def _predict(options: argparse.Namespace, console: Console) -> None:
-    with _train_extra():
+    shared.require_file("IMAGE", options.image, "an image")
+    shared.require_file("--checkpoint", options.checkpoint, "last.pt of a run")
+    with shared.train_extra():
+        from PIL import Image
+
         from pvt_kernels.systems.datasets.images import read_image
         from pvt_kernels.systems.training import checkpoint
 
         system = systems.load(options.system)
-    content = checkpoint.load(options.checkpoint)
-    if "classes" not in content:
-        raise ValueError(f"{options.checkpoint} is no checkpoint of `train`: it names no classes")
-    image = read_image(options.image)
+    path = options.output or Path(f"{options.image.stem}-{system.name}.png")
+    if path.suffix.lower() not in Image.registered_extensions() or not path.parent.is_dir():
+        raise ValueError(
+            f"--output: given {path}, accepted a file in a folder that is there, with an image's "
+            "suffix such as .png"
+        )
+    with naming("IMAGE"):
+        image = read_image(options.image)
+    with naming("--checkpoint"):
+        content = checkpoint.load(options.checkpoint)
+        if "classes" not in content:
+            raise ValueError(
+                f"{options.checkpoint} is no checkpoint of `train`: it names no classes"
+            )
     recipe, backbone = _recipe_of(system, content, options)
     model = _build(system, backbone, content["classes"], recipe, content, options)
-    picture = system.picture(model, image, content["classes"], recipe)
-    default = options.image.with_name(f"{options.image.stem}-{system.name}.png")
-    path = options.output or default
-    picture.save(path)
-    console.print(f"Written: {path}", markup=False)
+    answer = system.answer(model, image, content["classes"], recipe)
+    for line in answer.lines:
+        console.print(line, markup=False, highlight=False)
+    answer.picture.save(path)
+    console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _make_data(options: argparse.Namespace, console: Console) -> None:
-    with _train_extra():
+    with shared.train_extra():
         from pvt_kernels.systems.datasets import shapes
     folders = shapes.make_data(options.path, options.images, options.seed)
     console.print("Written:", *map(str, folders.values()), sep="\n  ", markup=False)
@@ -258,15 +272,19 @@ def _recipe_of(
     settings = dict(getattr(options, "set", ()))
     if checkpoint.is_run(content):
         for given, known, what in (
-            (system.name, content["system"], "system"),
-            (model, content["backbone"], "model"),
+            (system.name, content["system"], "SYSTEM"),
+            (model, content["backbone"], "--model"),
         ):
             if given not in (None, known):
-                raise ValueError(f"{options.checkpoint} is of {what} {known}, given {given}")
+                raise ValueError(
+                    f"{what}: given {given}, but {options.checkpoint} is of {known}; accepted "
+                    f"{known}"
+                )
         name, model = name or content["recipe"], content["backbone"]
         settings = {**content["settings"], **settings}
     chosen = recipe.find(system.recipes, name, model)
-    return recipe.override(chosen, settings), model or chosen.model
+    with naming("--set"):
+        return recipe.override(chosen, settings), model or chosen.model
 
 
 def _build(
@@ -279,10 +297,10 @@ def _build(
 ) -> nn.Module:
     """The system's model with a checkpoint's weights, in evaluation mode on the device."""
     from pvt_kernels.models.checkpoint import unwrap
+    from pvt_kernels.systems.training.checkpoint import load_weights
 
     model = system.build(backbone, classes, recipe)
-    try:
-        model.load_state_dict(unwrap(content))
-    except RuntimeError as error:
-        raise ValueError(f"{options.checkpoint} does not fit {backbone}: {error}") from error
+    name = f"{system.name} on {backbone} with {len(classes)} classes"
+    with naming("--checkpoint"):
+        load_weights(model, unwrap(content), name, options.checkpoint)
     return model.to(options.device).eval()

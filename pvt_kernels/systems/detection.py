@@ -24,9 +24,10 @@ from torchvision.transforms.v2 import functional as F
 
 from pvt_kernels.systems.datasets.coco import CocoInstances
 from pvt_kernels.systems.drawing import draw_objects
+from pvt_kernels.systems.training.fields import Count, Lengths, Probability
 from pvt_kernels.systems.training.recipe import Recipe
 from pvt_kernels.systems.training.schedules import Cosine, MultiStep
-from pvt_kernels.systems.training.system import create_backbone
+from pvt_kernels.systems.training.system import Answer, create_backbone
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
@@ -46,10 +47,10 @@ class DetectionRecipe(Recipe):
         channels: of the feature maps that the heads read.
     """
 
-    short_edges: tuple[int, ...] = (800,)
-    long_edge: int = 1333
-    flip: float = 0.5
-    channels: int = 256
+    short_edges: Lengths = (800,)
+    long_edge: Count = 1333
+    flip: Probability = 0.5
+    channels: Count = 256
 
 
 # of all detectors in the paper; weight decay is the original code's
@@ -153,18 +154,25 @@ def _scaled(images: Sequence[Tensor]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def picture(
+def answer(
     model: nn.Module, image: Image.Image, classes: Sequence[str], recipe: DetectionRecipe
-) -> Image.Image:
-    """The image with the boxes, masks, classes and scores of its objects."""
+) -> Answer:
+    """The classes, scores and boxes of the objects, drawn on the image with their masks."""
     device = next(model.parameters()).device
-    answer = detect(model, [F.pil_to_tensor(image).to(device)])[0]
-    sure = answer["scores"] > _LEAST_SCORE
-    found = {name: value[sure].cpu() for name, value in answer.items()}
+    objects = detect(model, [F.pil_to_tensor(image).to(device)])[0]
+    sure = objects["scores"] > _LEAST_SCORE
+    found = {name: value[sure].cpu() for name, value in objects.items()}
     masks = found["masks"].numpy() > 0.5 if "masks" in found else None
-    labels, scores = found["labels"].tolist(), found["scores"].tolist()
-    return draw_objects(image, found["boxes"].tolist(), labels, scores, classes, masks)
+    labels, scores, boxes = (found[name].tolist() for name in ("labels", "scores", "boxes"))
+    lines = [
+        f"{score:6.1%}  {classes[label]}  at " + " ".join(f"{value:.0f}" for value in box)
+        for label, score, box in zip(labels, scores, boxes, strict=True)
+    ]
+    return Answer(
+        lines or [f"no object with a score above {_LEAST_SCORE:.0%}"],
+        draw_objects(image, boxes, labels, scores, classes, masks),
+    )
 
 
 # what is the same in every such System
-PARTS = {"collate": collate, "loss": loss, "picture": picture}
+PARTS = {"collate": collate, "loss": loss, "answer": answer}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,18 +21,23 @@ from transformers import (
 from pvt_kernels.systems import detection
 from pvt_kernels.systems.coco_figures import CocoFigures
 from pvt_kernels.systems.detection import DetectionRecipe
+from pvt_kernels.systems.training.fields import Count, Dropout, Kind, Positive, Switch
 from pvt_kernels.systems.training.schedules import MultiStep
 from pvt_kernels.systems.training.system import System, create_backbone
 
 # ImageNet's, by which torchvision's detectors normalise images too
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+_HEADS = 8
+
+Width = Annotated[int, Kind(f"a multiple of {_HEADS}", lambda n: n > 0 and n % _HEADS == 0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetrRecipe(DetectionRecipe):
-    """A detection recipe with DETR's sizes; `channels` is the transformer's width.
+    """A detection recipe with DETR's sizes.
 
     Attributes:
+        channels: the transformer's width.
         layers: of the encoder, and of the decoder.
         queries: how many objects an image can have.
         feedforward: the hidden width of the transformer's MLPs.
@@ -43,12 +48,13 @@ class DetrRecipe(DetectionRecipe):
             zeros, so that queries differ from the start.
     """
 
-    layers: int = 6
-    queries: int = 100
-    feedforward: int = 2048
-    dropout: float = 0.1
-    temperature: float = 10_000
-    contents: bool = False
+    channels: Width = 256
+    layers: Count = 6
+    queries: Count = 100
+    feedforward: Count = 2048
+    dropout: Dropout = 0.1
+    temperature: Positive = 10_000.0
+    contents: Switch = False
 
 
 RECIPES = (
@@ -70,7 +76,7 @@ RECIPES = (
         queries=8,
         feedforward=256,
         dropout=0.0,
-        temperature=20,
+        temperature=20.0,
         contents=True,
         **{
             **detection.SHAPES,
@@ -137,6 +143,8 @@ class Detr(nn.Module):
             d_model=recipe.channels,
             encoder_layers=recipe.layers,
             decoder_layers=recipe.layers,
+            encoder_attention_heads=_HEADS,
+            decoder_attention_heads=_HEADS,
             encoder_ffn_dim=recipe.feedforward,
             decoder_ffn_dim=recipe.feedforward,
             dropout=recipe.dropout,

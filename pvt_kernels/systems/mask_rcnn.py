@@ -15,6 +15,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from pvt_kernels.systems import detection
 from pvt_kernels.systems.coco_figures import CocoFigures
 from pvt_kernels.systems.detection import DetectionRecipe, FeaturePyramid, answer_in_float32
+from pvt_kernels.systems.training.fields import Count
 from pvt_kernels.systems.training.system import System
 
 
@@ -22,7 +23,7 @@ from pvt_kernels.systems.training.system import System
 class MaskRCNNRecipe(DetectionRecipe):
     """A detection recipe with the regions, of each image, on which the heads are trained."""
 
-    regions: int = 512
+    regions: Count = 512
 
 
 RECIPES = (

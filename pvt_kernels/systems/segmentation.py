@@ -23,8 +23,10 @@ from torchvision.transforms.v2 import functional as T
 
 from pvt_kernels.systems.datasets.ade20k import IGNORED, Ade20k
 from pvt_kernels.systems.drawing import class_colour, write_lines
+from pvt_kernels.systems.training.fields import Count, Part, Probability, Range, Side, Switch
 from pvt_kernels.systems.training.recipe import Recipe
 from pvt_kernels.systems.training.schedules import Poly
+from pvt_kernels.systems.training.system import Answer
 
 Sample = tuple[Tensor, Tensor]
 # images (3, H, W) and masks (H, W): of one size in training, of any in evaluation
@@ -50,13 +52,13 @@ class SegmentationRecipe(Recipe):
         distort: whether brightness, contrast, saturation and hue change.
     """
 
-    crop_size: int = 512
-    shorter_edge: int = 512
-    longest_edge: int = 2048
-    scales: tuple[float, float] = (0.5, 2.0)
-    class_share: float = 0.75
-    flip: float = 0.5
-    distort: bool = True
+    crop_size: Side = 512
+    shorter_edge: Count = 512
+    longest_edge: Count = 2048
+    scales: Range = (0.5, 2.0)
+    class_share: Part = 0.75
+    flip: Probability = 0.5
+    distort: Switch = True
 
 
 # of both systems in the paper; weight decay is the original code's
@@ -214,10 +216,10 @@ def labels_of(model: nn.Module, image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def picture(
+def answer(
     model: nn.Module, image: Image.Image, classes: Sequence[str], recipe: SegmentationRecipe
-) -> Image.Image:
-    """The image in the colours of its pixels' classes, and how much of it each class has."""
+) -> Answer:
+    """How much of the image each class has, below the image in the colours of the classes."""
     device = next(model.parameters()).device
     pixels = eval_image(recipe, T.pil_to_tensor(image)).to(device)
     labels = labels_of(model, pixels, (image.height, image.width)).cpu()
@@ -226,7 +228,8 @@ def picture(
     counts = torch.bincount(labels.flatten(), minlength=len(classes))
     found = [label for label in counts.argsort(descending=True).tolist() if counts[label]]
     lines = [f"{counts[label] / labels.numel():6.1%}  {classes[label]}" for label in found]
-    return write_lines(Image.blend(image, layer, 0.5), lines, [class_colour(i) for i in found])
+    coloured = Image.blend(image, layer, 0.5)
+    return Answer(lines, write_lines(coloured, lines, [class_colour(i) for i in found]))
 
 
 # what is the same in every such System
@@ -235,5 +238,5 @@ PARTS = {
     "collate": collate,
     "loss": loss,
     "evaluator": MeanIou,
-    "picture": picture,
+    "answer": answer,
 }

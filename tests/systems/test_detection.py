@@ -1,5 +1,6 @@
 """The detectors: recipes, data, size, losses, gradients, answers and precision."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -138,8 +139,10 @@ def test_answers_are_in_the_images_own_pixels(system, shapes):
         assert (answer["scores"].diff() <= 0).all()
         if "masks" in answer:
             assert answer["masks"].shape == (count, height, width)
-    picture = system.picture(model, Image.new("RGB", (200, 100)), ["a", "b"], shapes)
-    assert picture.size == (320, 160)
+    answer = system.answer(model, Image.new("RGB", (200, 100)), ["a", "b"], shapes)
+    assert answer.picture.size == (320, 160)
+    line = r" *\d+\.\d%  [ab]  at \d+ \d+ \d+ \d+|no object with a score above 30%"
+    assert answer.lines and all(re.fullmatch(line, text) for text in answer.lines)
 
 
 def trust_everything(model):

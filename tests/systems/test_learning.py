@@ -12,7 +12,6 @@ from pvt_kernels.systems.datasets.shapes import make_data
 from pvt_kernels.systems.training.distributed import Processes
 from pvt_kernels.systems.training.engine import LAST, Run, Training
 from pvt_kernels.systems.training.recipe import find
-from tests.systems import LAYOUTS
 
 # of the figures on the images to test, after the recipe "shapes"
 BARS = {
@@ -50,7 +49,7 @@ def train(name, data, output, weights=None):
     run = Run(
         system=system,
         recipe=find(system.recipes, "shapes", None),
-        data=data[LAYOUTS[name]],
+        data=data[systems.LAYOUTS[name].name],
         output=output,
         weights=weights,
         workers=1,

@@ -227,9 +227,11 @@ def test_trans2seg_knows_its_classes_by_their_queries_alone():
 def test_a_picture_shows_the_classes():
     scores = torch.zeros(1, 3, 2, 4)
     scores[0, 2, :, :3], scores[0, 1, :, 3] = 1, 1
-    picture = segmentation.picture(
+    answer = segmentation.answer(
         Scores(scores), Image.new("RGB", (640, 320)), ["sky", "tree", "road"], RECIPE
     )
+    assert [line.split()[-1] for line in answer.lines] == ["road", "tree"]
+    picture = answer.picture
     assert picture.width == 640 and picture.height > 320
     for place, label in (((10, 10), 2), ((630, 10), 1)):
         half = tuple(value // 2 for value in class_colour(label))

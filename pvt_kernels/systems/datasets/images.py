@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 
 def read_image(path: str | Path, mode: str = "RGB") -> Image.Image:
@@ -24,6 +24,8 @@ def read_image(path: str | Path, mode: str = "RGB") -> Image.Image:
             return image.convert(mode) if mode else image.copy()
     except FileNotFoundError:
         raise FileNotFoundError(f"missing image {path}") from None
+    except UnidentifiedImageError as error:
+        raise ValueError(f"broken image {path}: in no format that Pillow reads") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"broken image {path}: {error}") from error
 

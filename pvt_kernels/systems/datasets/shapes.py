@@ -48,14 +48,13 @@ def make_data(root: str | Path, images: int = 240, seed: int = 0) -> dict[str, P
         The folder of each layout.
 
     Raises:
-        ValueError: images is too small for one of each class.
-        FileExistsError: `root` is there and not empty.
+        ValueError: images is too small for one of each class, or `root` is no empty folder.
     """
     root = Path(root)
     if images < 4 * len(CLASSES):
         raise ValueError(f"images: given {images}, accepted {4 * len(CLASSES)} or more")
-    if root.exists() and any(root.iterdir()):
-        raise FileExistsError(f"{root} is not empty: give a new folder")
+    if root.exists() and not (root.is_dir() and next(root.iterdir(), None) is None):
+        raise ValueError(f"path: given {root}, which is not empty; accepted a new folder")
     folders = {name: root / name for name in (IMAGE_FOLDER, COCO, ADE20K)}
     for split, (train, count) in enumerate(((True, images), (False, images // 4))):
         _write_image_folder(folders[IMAGE_FOLDER], train, count, [seed, split, 0])

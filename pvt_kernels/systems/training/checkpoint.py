@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pvt_kernels.models.checkpoint import unwrap
 from pvt_kernels.systems.training.system import backbone_of
@@ -28,6 +29,9 @@ KEYS = frozenset(
         "scaler",
     }
 )
+_ACCEPTED = "what torch.save wrote of weights, or of a dict with them as model or state_dict"
+# of what an error lists, the rest of which it counts
+_LISTED = 3
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
@@ -59,17 +63,73 @@ def load(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint of PyTorch's.
+        ValueError: it is no checkpoint of PyTorch's, or holds no weights.
     """
     if not path.is_file():
         raise FileNotFoundError(f"missing checkpoint {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises whatever comes up
-        raise ValueError(f"broken checkpoint {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"broken checkpoint {path}: holds a {type(content).__name__}")
+        reason = _reason(path, error)
+        raise ValueError(f"broken checkpoint {path}: {reason}; accepted {_ACCEPTED}") from error
+    weights = unwrap(content) if isinstance(content, dict) else content
+    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise ValueError(f"{path} holds no weights, accepted {_ACCEPTED}")
     return content
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What is wrong with a file that torch.load refuses, in fewer words than its own."""
+    if not path.stat().st_size:
+        return "the file is empty"
+    found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    if found:
+        return f"it holds a {found[1]}, which is not read, since that could run code"
+    return "it is cut short or something else"
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    names = list(names)
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str, path: Path) -> None:
+    """Load weights that must match a model key by key.
+
+    Args:
+        name: of the model, in errors.
+        path: of the checkpoint, in errors.
+
+    Raises:
+        ValueError: keys or shapes differ; says how many and which first.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not fit: {_misfit(model, weights)}; accepted weights of {name}"
+        ) from error
+
+
+def _misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """Which keys and shapes differ; leaves the model with what does fit."""
+    own = model.state_dict()
+    reshaped = {
+        key: f"{key} is {tuple(value.shape)}, accepted {tuple(own[key].shape)}"
+        for key, value in weights.items()
+        if key in own and value.shape != own[key].shape
+    }
+    fitting = {key: value for key, value in weights.items() if key not in reshaped}
+    missing, unknown = model.load_state_dict(fitting, strict=False)
+    missing = [key for key in missing if key not in reshaped]
+    parts = (
+        (f"{len(missing)} of {len(own)} keys are missing", missing),
+        (f"{len(unknown)} are unknown", unknown),
+        (f"{len(reshaped)} have another shape", reshaped.values()),
+    )
+    return "; ".join(f"{what} ({listed(names)})" for what, names in parts if names)
 
 
 def is_run(content: Mapping[str, Any]) -> bool:
@@ -77,8 +137,11 @@ def is_run(content: Mapping[str, Any]) -> bool:
     return content.keys() >= KEYS
 
 
-def load_backbone(model: nn.Module, path: Path) -> list[str]:
+def load_backbone(model: nn.Module, name: str, path: Path) -> list[str]:
     """Load the weights of a classifier in `path` into the PVT of a system's model.
+
+    Args:
+        name: of the PVT, in errors.
 
     Returns:
         The parameters that were left as they are: the head's, where its classes are others.
@@ -87,7 +150,13 @@ def load_backbone(model: nn.Module, path: Path) -> list[str]:
         FileNotFoundError: there is no such file.
         ValueError: it is no checkpoint of this backbone; says which keys or shapes differ.
     """
-    weights = dict(unwrap(load(path)))
+    content = load(path)
+    if is_run(content) and (content["system"], content["backbone"]) != ("classification", name):
+        raise ValueError(
+            f"{path} is of {content['system']} on {content['backbone']}, accepted classification "
+            f"on {name}"
+        )
+    weights = dict(unwrap(content))
     backbone = backbone_of(model)
     own = backbone.state_dict()
     left = []
@@ -95,10 +164,7 @@ def load_backbone(model: nn.Module, path: Path) -> list[str]:
         heads = ("head.weight", "head.bias")
         left = [k for k in heads if k in weights and weights[k].shape != own[k].shape]
         weights.update((key, own[key]) for key in left)
-    try:
-        backbone.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the backbone: {error}") from error
+    load_weights(backbone, weights, name, path)
     return left
 
 

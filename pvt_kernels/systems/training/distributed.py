@@ -68,13 +68,13 @@ def processes(device: str) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-def any_process(flag: bool) -> bool:
-    """Whether `flag` is set in any process; all of them must ask."""
+def largest_of_processes(number: int) -> int:
+    """The largest of all processes' numbers; all of them must ask."""
     if not dist.is_initialized():
-        return flag
-    value = torch.tensor(int(flag))
+        return number
+    value = torch.tensor(number)
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value)
+    return int(value)
 
 
 def mean_of_processes(values: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from pvt_kernels.models.blocks import Block
 from pvt_kernels.systems.training import checkpoint, precision, seeding
-from pvt_kernels.systems.training.distributed import Processes, any_process, mean_of_processes
+from pvt_kernels.systems.training.distributed import Processes, mean_of_processes
+from pvt_kernels.systems.training.errors import naming
 from pvt_kernels.systems.training.evaluation import Inference, evaluate
 from pvt_kernels.systems.training.interruption import interruption
 from pvt_kernels.systems.training.loading import batches, to_device
@@ -79,9 +80,9 @@ class Training:
     """A run in one of its processes: opened here, resumed where asked to, and run by `run`.
 
     Raises:
-        ValueError: options, data or checkpoints don't fit.
+        ValueError: options, data or checkpoints don't fit, or run.output has a checkpoint and
+            run.resume is not set.
         FileNotFoundError: data or a checkpoint are missing.
-        FileExistsError: run.output has a checkpoint, and run.resume is not set.
     """
 
     def __init__(self, run: Run, own: Processes) -> None:
@@ -92,7 +93,7 @@ class Training:
         self.path = run.output / LAST
         precision.check_precision(run.precision, own.device)
         if self.path.exists() and not run.resume:
-            raise FileExistsError(f"{run.output} holds a run: resume it or give another folder")
+            raise ValueError(f"output: {run.output} holds a run: resume it, or give another folder")
         self.dataset = self.system.dataset(run.data, self.recipe, True)
         self.tests = self.system.dataset(run.data, self.recipe, False)
         classes = list(self.dataset.classes)
@@ -127,7 +128,10 @@ class Training:
         if saved:
             self.model.load_state_dict(saved["model"])
         elif run.weights:
-            self.untouched = checkpoint.load_backbone(self.model, run.weights)
+            with naming("weights"):
+                self.untouched = checkpoint.load_backbone(
+                    self.model, self.identity["backbone"], run.weights
+                )
         self.model.to(device)
         if run.recompute:
             recompute_blocks(self.model)
@@ -167,8 +171,8 @@ class Training:
                     sums[name] = sums.get(name, 0) + value
                 done, summed = step + 1, summed + 1
                 evaluates = done % every == 0 or done == self.total
-                stops = any_process(asked.signal is not None)
-                saves = evaluates or stops or done % options.save_every == 0
+                stopped = asked.agreed()
+                saves = evaluates or stopped is not None or done % options.save_every == 0
                 if saves or done % options.log_every == 0:
                     self._log(done, sums, summed, reporter)
                     sums, summed = {}, 0
@@ -176,18 +180,20 @@ class Training:
                     checkpoint.save(self._state(done), self.path)
                 if reporter:
                     reporter.step(done, flush=saves)
-                if stops:
-                    return Outcome({}, asked.signal)
+                if stopped is not None:
+                    return Outcome({}, stopped)
                 if evaluates and done < self.total:
                     metrics = evaluate(inference, self.model, self.tests, self.own, asked)
-                    if asked.signal is not None:
-                        return Outcome({}, asked.signal)
+                    if metrics is None:
+                        return Outcome({}, asked.agreed())
                     if reporter:
                         reporter.evaluated(done, metrics)
             metrics = evaluate(inference, self.model, self.tests, self.own, asked)
-            if reporter and asked.signal is None:
+            if metrics is None:
+                return Outcome({}, asked.agreed())
+            if reporter:
                 reporter.evaluated(self.total, metrics)
-        return Outcome(metrics, asked.signal)
+        return Outcome(metrics)
 
     def _step(self, step: int, data: Iterator[Any]) -> dict[str, Tensor]:
         """One optimizer step; returns this process's mean losses, on the device."""

@@ -33,8 +33,8 @@ def evaluate(
     dataset: Dataset,
     own: Processes,
     asked: Interruption | None = None,
-) -> dict[str, float]:
-    """The system's figures on a dataset, which the processes share; none after a signal."""
+) -> dict[str, float] | None:
+    """The system's figures on a dataset, which the processes share; None after a signal."""
     system, recipe = inference.system, inference.recipe
     evaluator = system.evaluator(dataset, own.device, recipe)
     share = Subset(dataset, range(own.rank, len(dataset), own.world))
@@ -44,7 +44,10 @@ def evaluate(
     )
     for batch in data:
         if asked and asked.signal is not None:
-            return {}
+            break
         with precision.autocast(inference.precision, own.device):
             evaluator.update(model, to_device(batch, own.device))
+    # the processes compute figures together, or not at all
+    if asked and asked.agreed() is not None:
+        return None
     return evaluator.compute()

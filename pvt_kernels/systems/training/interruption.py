@@ -5,24 +5,41 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
+
+from pvt_kernels.systems.training.distributed import largest_of_processes
+
+# seconds in which a signal that comes again is the same one: a launcher and the scheduler above it
+# both send it, and `timeout` sends it to its command and to the group
+_SAME = 1.0
 
 
 class Interruption:
     """What has been asked for since the context began.
 
     Attributes:
-        signal: the number of the signal received, or None.
+        signal: the number of the first signal that this process received, or None.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._received = 0.0
 
     def receive(self, number: int, _frame: object) -> None:
-        """Take note of a signal; a second one stops the process at once."""
-        if self.signal is not None:
+        """Take note of a signal.
+
+        A second Ctrl-C stops the process at once. A second SIGTERM does not: who sends it and
+        can't wait goes on to SIGKILL.
+        """
+        if self.signal is None:
+            self.signal, self._received = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._received > _SAME:
             raise KeyboardInterrupt
-        self.signal = number
+
+    def agreed(self) -> int | None:
+        """The signal that any process of the run received; all of them must ask."""
+        return largest_of_processes(self.signal or 0) or None
 
 
 @contextlib.contextmanager

@@ -103,7 +103,7 @@ class Reporter:
 
 def metrics_table(title: str, metrics: Mapping[str, float]) -> Table:
     """The figures of an evaluation."""
-    table = Table(*metrics, title=title)
+    table = Table(*metrics, title=title, min_width=len(title))
     table.add_row(*(f"{value:.4f}" for value in metrics.values()))
     return table
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pvt_kernels.systems.training.fields import Count, Dropout, Field, NotNegative, Positive
 from pvt_kernels.systems.training.schedules import Schedule
 
 R = TypeVar("R", bound="Recipe")
+
+# how long a run is, is given by one of the two
+_OTHER_LENGTH = {"epochs": "iterations", "iterations": "epochs"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What all systems' recipes have; a system adds its own fields in a subclass.
+
+    Fields with a kind of training.fields are checked, and `override` replaces them.
 
     Attributes:
         name: what the command line calls it.
@@ -47,38 +51,29 @@ class Recipe:
     summary: str
     model: str = "pvt_small"
     models: tuple[str, ...] = ()
-    batch_size: int
-    micro_batch: int
-    epochs: int | None = None
-    iterations: int | None = None
-    learning_rate: float
-    weight_decay: float
+    batch_size: Count
+    micro_batch: Count
+    epochs: Count | None = None
+    iterations: Count | None = None
+    learning_rate: Positive
+    weight_decay: NotNegative
     schedule: Schedule
-    clip_norm: float | None = None
-    backbone_rate: float = 1.0
-    drop_path_rate: float = 0.1
-    repeats: int = 1
-    evaluate_every: int = 1
+    clip_norm: Positive | None = None
+    backbone_rate: NotNegative = 1.0
+    drop_path_rate: Dropout = 0.1
+    repeats: Count = 1
+    evaluate_every: Count = 1
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.iterations is None):
             raise ValueError(
-                f"recipe {self.name}: one of epochs and iterations must be given, got "
+                f"recipe {self.name}: accepted one of epochs and iterations, given "
                 f"{self.epochs} and {self.iterations}"
             )
-        for field in (
-            "batch_size",
-            "micro_batch",
-            "epochs",
-            "iterations",
-            "repeats",
-            "evaluate_every",
-            "learning_rate",
-            "clip_norm",
-        ):
-            value = getattr(self, field)
-            if value is not None and value <= 0:
-                raise ValueError(f"recipe {self.name}: {field} must be positive, got {value}")
+        for name, field in fields(type(self)).items():
+            value = getattr(self, name)
+            if not (field.takes(value) or (value is None and name in _OTHER_LENGTH)):
+                raise ValueError(f"{name}: given {value!r}, accepted {field.words}")
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps of the whole run."""
@@ -89,6 +84,19 @@ class Recipe:
         return self.evaluate_every * (steps_per_epoch if self.iterations is None else 1)
 
 
+def fields(recipe: type[Recipe]) -> dict[str, Field]:
+    """The fields that `override` replaces, by name."""
+    hints = typing.get_type_hints(recipe, include_extras=True)
+    found = {
+        field.name: Field(hints[field.name])
+        for field in dataclasses.fields(recipe)
+        if Field.annotated(hints[field.name])
+    }
+    for name in _OTHER_LENGTH:  # None stands there where the other is given
+        found[name].optional = False
+    return found
+
+
 def override(recipe: R, settings: Mapping[str, str]) -> R:
     """Replace fields by values written as in Python, such as {"epochs": "10"}.
 
@@ -96,27 +104,24 @@ def override(recipe: R, settings: Mapping[str, str]) -> R:
     changes so and evaluate_every is not given, the end alone is evaluated.
 
     Raises:
-        ValueError: there is no such field, or the value is not of its type.
+        ValueError: there is no such field, or it does not take the value.
     """
-    hints = typing.get_type_hints(type(recipe))
-    changeable = [
-        field.name
-        for field in dataclasses.fields(recipe)
-        if field.name not in ("name", "summary", "models")
-        and not dataclasses.is_dataclass(getattr(recipe, field.name))
-    ]
+    changeable = fields(type(recipe))
     values: dict[str, Any] = {}
     for name, text in settings.items():
         if name not in changeable:
             raise ValueError(
-                f"recipe {recipe.name} has no setting {name!r}, accepted {', '.join(changeable)}"
+                f"{name}: recipe {recipe.name} has no such field, accepted {', '.join(changeable)}"
             )
-        values[name] = _parse(recipe.name, name, text, hints[name])
-        other = {"epochs": "iterations", "iterations": "epochs"}.get(name)
-        if other:
-            values[other] = None
+        field = changeable[name]
+        value = field.parse(text)
+        if not field.takes(value):
+            raise ValueError(f"{name}: given {text!r}, accepted {field.words}")
+        values[name] = value
+        if name in _OTHER_LENGTH:
+            values[_OTHER_LENGTH[name]] = None
             if getattr(recipe, name) is None:
-                values.setdefault("evaluate_every", values[name])
+                values.setdefault("evaluate_every", value)
     return dataclasses.replace(recipe, **values)
 
 
@@ -134,19 +139,3 @@ def find(recipes: Sequence[R], name: str | None, model: str | None) -> R:
     raise ValueError(
         f"recipe: given {name!r}, accepted {', '.join(recipe.name for recipe in recipes)}"
     )
-
-
-def _parse(recipe: str, name: str, text: str, hint: Any) -> Any:
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if str in kinds:
-        return text
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    if float in kinds and type(value) is int:
-        value = float(value)
-    if type(value) not in [typing.get_origin(kind) or kind for kind in kinds]:
-        accepted = " or ".join("None" if k is types.NoneType else k.__name__ for k in kinds)
-        raise ValueError(f"recipe {recipe}: {name}: given {text!r}, accepted {accepted}")
-    return value

@@ -41,6 +41,14 @@ class Evaluator(Protocol):
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a model finds in an image: in lines of text, and drawn on the image."""
+
+    lines: list[str]
+    picture: Image.Image
+
+
+@dataclass(frozen=True)
 class System:
     """One of the paper's systems: everything but the loop.
 
@@ -59,8 +67,8 @@ class System:
         loss: (model, batch, recipe) -> losses by name, of which the sum is minimised. It calls the
             model once: it may be wrapped in DistributedDataParallel.
         evaluator: (dataset, device, recipe) -> Evaluator.
-        picture: (model, image, classes, recipe) -> the image with the model's answer drawn on it;
-            the model is in evaluation mode.
+        answer: (model, image, classes, recipe) -> the model's Answer; the model is in evaluation
+            mode.
     """
 
     name: str
@@ -70,7 +78,7 @@ class System:
     build: Callable[[str, Sequence[str], Any], nn.Module]
     loss: Callable[[nn.Module, Any, Any], dict[str, Tensor]]
     evaluator: Callable[[Dataset, torch.device, Any], Evaluator]
-    picture: Callable[[nn.Module, Image.Image, Sequence[str], Any], Image.Image]
+    answer: Callable[[nn.Module, Image.Image, Sequence[str], Any], Answer]
 
 
 def create_backbone(name: str, recipe: Recipe) -> Pyramid:

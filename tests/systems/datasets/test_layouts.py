@@ -35,8 +35,9 @@ def test_the_same_seed_writes_the_same_files(shapes_data, tmp_path):
 
 def test_make_data_overwrites_nothing(tmp_path):
     (tmp_path / "mine").write_text("kept")
-    with pytest.raises(FileExistsError, match="is not empty"):
-        make_data(tmp_path)
+    for path in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(ValueError, match=f"path: given {path}, which is not empty"):
+            make_data(path)
     with pytest.raises(ValueError, match="images: given 3, accepted 24 or more"):
         make_data(tmp_path / "new", images=3)
 

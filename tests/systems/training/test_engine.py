@@ -1,5 +1,6 @@
 """Whole runs: killed, interrupted, shared by processes, in other precisions."""
 
+import os
 import re
 import shutil
 import signal
@@ -19,16 +20,16 @@ from pvt_kernels.systems.training.engine import LAST, Run, Training
 
 SYSTEM = systems.load("classification")
 # everything that draws random numbers, on images small enough for a step in a blink
-SETTINGS = ("epochs=6", "batch_size=8", "micro_batch=4", "image_size=32", "evaluate_every=6",
+SETTINGS = ("epochs=6", "batch_size=8", "micro_batch=4", "image_size=32", "evaluate_every=3",
             "drop_path_rate=0.2", "mixup=0.8", "cutmix=1.0", "repeats=2", "erasing=0.5",
             "auto_augment=rand-m9-mstd0.5-inc1")  # fmt: skip
 STEPS = 18
 
 
-def arguments(data, output, *more):
+def arguments(data, output, *more, workers=0):
     return [
         "train", "classification", "--data", str(data["image_folder"]), "--output", str(output),
-        "--recipe", "shapes", "--log-every", "1", "--save-every", "4", "--workers", "0",
+        "--recipe", "shapes", "--log-every", "1", "--save-every", "4", "--workers", str(workers),
         "--device", "cpu", "--set", *SETTINGS, *more,
     ]  # fmt: skip
 
@@ -48,10 +49,11 @@ def uninterrupted(shapes_data, tmp_path_factory):
     return folder
 
 
-def started(data, output, until):
-    """A run in a process of its own that has made `until` steps."""
-    command = [sys.executable, "-m", "pvt_kernels", *arguments(data, output)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def started(command, until):
+    """A process, in a group of its own, once the run in it has made `until` steps."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     for line in process.stdout:
         if line.startswith(f"step {until}/"):
             return process
@@ -66,34 +68,51 @@ def assert_same_run(folder, uninterrupted):
         assert torch.equal(ended["model"][name], value), name
 
 
+def assert_resumes(data, output, uninterrupted):
+    assert main(arguments(data, output, "--resume")) == 0
+    assert_same_run(output, uninterrupted)
+
+
 def test_a_killed_run_resumes_to_the_same_losses_and_weights(shapes_data, tmp_path, uninterrupted):
-    with started(shapes_data, tmp_path, until=6) as process:
+    with started(["pvt_kernels", *arguments(shapes_data, tmp_path)], until=6) as process:
         process.send_signal(signal.SIGKILL)
     saved = checkpoint.load(tmp_path / LAST)["step"]
-    assert saved % 4 == 0 and 4 <= saved < STEPS
-    assert main(arguments(shapes_data, tmp_path, "--resume")) == 0
-    assert_same_run(tmp_path, uninterrupted)
+    assert saved in (4, 8, 9, 12, 16)  # by --save-every and evaluate_every
+    assert_resumes(shapes_data, tmp_path, uninterrupted)
 
 
-def test_an_interrupted_run_saves_its_last_step(shapes_data, tmp_path, uninterrupted):
-    with started(shapes_data, tmp_path, until=5) as process:
-        process.send_signal(signal.SIGINT)
-        last = [line for line in process.stdout if line.startswith("step ")]
-        assert process.wait() == 128 + signal.SIGINT
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_whose_whole_group_is_signalled_saves_its_last_step(
+    number, shapes_data, tmp_path, uninterrupted
+):
+    """As terminals do by Ctrl-C, and schedulers before they kill."""
+    command = ["pvt_kernels", *arguments(shapes_data, tmp_path, workers=2)]
+    with started(command, until=5) as process:
+        os.killpg(process.pid, number)
+        os.killpg(process.pid, number)  # a launcher and the scheduler above it both send it
+        *steps, last = process.stdout
+        assert process.wait() == 128 + number
+    assert last == f"Interrupted; --resume goes on from {tmp_path}.\n"
     saved = checkpoint.load(tmp_path / LAST)["step"]
-    assert saved >= 5
-    if last:
-        assert last[-1].startswith(f"step {saved}/")
-    assert main(arguments(shapes_data, tmp_path, "--resume")) == 0
-    assert_same_run(tmp_path, uninterrupted)
+    steps = [line for line in steps if line.startswith("step ")]
+    assert saved == 5 if not steps else steps[-1].startswith(f"step {saved}/")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # no worker is left
+    assert_resumes(shapes_data, tmp_path, uninterrupted)
 
 
-def test_two_processes_give_the_result_of_one(shapes_data, tmp_path, uninterrupted):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-               "-m", "pvt_kernels", *arguments(shapes_data, tmp_path)]  # fmt: skip
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=300)
+def test_two_processes_stop_together_and_one_goes_on(shapes_data, tmp_path, uninterrupted):
+    """Under torchrun, which passes signals on to its processes' groups."""
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pvt_kernels"]
+    command = [*torchrun, *arguments(shapes_data, tmp_path, workers=1)]
+    with started(command, until=STEPS // 2 + 1) as process:
+        process.send_signal(signal.SIGTERM)
+        printed = process.stdout.read()
+    assert f"Interrupted; --resume goes on from {tmp_path}.\n" in printed
+    saved = checkpoint.load(tmp_path / LAST)["step"]
+    assert STEPS // 2 < saved < STEPS
     # the mean over two processes is rounded as the sum of two micro-batches is
-    assert_same_run(tmp_path, uninterrupted)
+    assert_resumes(shapes_data, tmp_path, uninterrupted)
     for name in ("eval/top1", "eval/top5"):
         assert logged(tmp_path, name) == logged(uninterrupted, name)
 
@@ -192,14 +211,13 @@ def test_a_broken_image_ends_the_run_by_its_name(workers, shapes_data, tmp_path,
     root = shutil.copytree(shapes_data["image_folder"], tmp_path / "data")
     for image in root.glob("train/*/*.jpg"):
         image.write_bytes(b"")
-    given = arguments({"image_folder": root}, tmp_path / "run")
-    given[given.index("--workers") + 1] = str(workers)
-    assert main(given) == 1
+    given = arguments({"image_folder": root}, tmp_path / "run", workers=workers)
+    assert main(given) == 2
     assert re.fullmatch(r"error: broken image .*/\d+\.jpg: .*\n", capsys.readouterr().err)
 
 
 def test_what_a_run_refuses_before_any_work(shapes_data, tmp_path, uninterrupted):
-    with pytest.raises(FileExistsError, match="holds a run: resume it or give another folder"):
+    with pytest.raises(ValueError, match=r"output: .* holds a run: resume it, or give another"):
         Training(run_of(shapes_data, uninterrupted), OWN)
     with pytest.raises(ValueError, match=r"last\.pt is of another run: settings"):
         Training(replace(run_of(shapes_data, uninterrupted, epochs=9), resume=True), OWN)
