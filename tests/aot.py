@@ -33,8 +33,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 from pvt_kernels.backends.triton import MAX_CHANNELS
-from pvt_kernels.benchmarking.report import wide_console
 from pvt_kernels.benchmarking.shapes import STAGES, LayerShape, stage_shape
+from pvt_kernels.benchmarking.table import wide_console
 from pvt_kernels.benchmarking.triton_launches import (
     attention_launches,
     fused_launches,
