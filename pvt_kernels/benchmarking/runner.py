@@ -44,8 +44,8 @@ def field_of(case: Case) -> list[Contender]:
 
 
 def _taking_part(case: Case, field: list[Contender]) -> list[Contender]:
-    # of the attention alone the naive form is the layer's
-    return [c for c in field if c.kind != NAIVE or case.kind != CORE]
+    # of the attention alone the naive form is the layer's, and compiling it gives SDPA
+    return [c for c in field if c.kind not in (NAIVE, COMPILED) or case.kind != CORE]
 
 
 def left_out(case: Case, contender: Contender, flops: int | None) -> bool:
