@@ -18,9 +18,9 @@ from pvt_kernels.benchmarking.shapes import stage_shape
 # A first guess, which each case that ends corrects. Of backbones about as PVT-Small's:
 FLOPS_PER_PIXEL = 2e5
 # calls of a round, and before the rounds, as multiples of one at the rate of matrix products
-CALLS_A_ROUND, CALLS_BEFORE = 7, 20
+CALLS_A_ROUND, CALLS_BEFORE = 6, 15
 # to compile a layer and its backward; to measure in a fresh process
-COMPILE_S, PROCESSES_S = 10.0, 6.0
+COMPILE_S, PROCESSES_S = 5.0, 4.0
 
 # (case, what was measured before it, whom to tell what is running)
 Run = Callable[[Case, list[Measurement], Told], list[Measurement]]
