@@ -16,16 +16,20 @@ import torch
 
 from pvt_kernels.arguments import default_device
 from pvt_kernels.benchmarking import environment
-from pvt_kernels.benchmarking.cases import MEMORY, Case, Suite, patched_suite, suite
-from pvt_kernels.benchmarking.report import outcome, print_tables, wide_console
+from pvt_kernels.benchmarking.cases import DTYPES, MEMORY, Case, Suite, patched_suite, suite
+from pvt_kernels.benchmarking.contenders import PACKAGE, Contender
+from pvt_kernels.benchmarking.progress import Forecast, expected_seconds
+from pvt_kernels.benchmarking.report import outcome, print_tables
 from pvt_kernels.benchmarking.results import (
-    NOT_RUN,
+    FAILED,
     OK,
     Measurement,
     Results,
     ratio_to_best_peer,
 )
 from pvt_kernels.benchmarking.runner import field_of, run_case
+from pvt_kernels.benchmarking.table import wide_console
+from pvt_kernels.benchmarking.timing import matmul_gflops
 
 
 class Clock:
@@ -65,42 +69,68 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "contender" not in metafunc.fixturenames:
         return
     pairs = [
-        (case, contender.name)
+        (case, contender)
         for case in _chosen_suite(metafunc.config).cases
         if case.kind == metafunc.module.KIND
         for contender in field_of(case)
     ]
-    ids = [f"{case}-{name}".replace(" + ", "+").replace(", ", "-") for case, name in pairs]
+    ids = [f"{case}-{c.name}".replace(" + ", "+").replace(", ", "-") for case, c in pairs]
     metafunc.parametrize(("case", "contender"), pairs, ids=ids)
 
 
 @pytest.fixture(scope="session")
 def measured(request: pytest.FixtureRequest) -> Callable[[Case], list[Measurement]]:
-    """The measurements of a case, which runs when first asked for."""
-    chosen = _chosen_suite(request.config)
-    known: dict[Case, list[Measurement]] = request.config.stash.setdefault(_MEASURED, {})
+    """The measurements of a case, which runs when first asked for, and a line tells so."""
+    config = request.config
+    chosen, device = _chosen_suite(config), torch.device(config.getoption("--device"))
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    items = [item for item in request.session.items if "case" in item.fixturenames]
+    cases = list(dict.fromkeys(item.callspec.params["case"] for item in items))
+    rates = {d: matmul_gflops(DTYPES[d], device) for d in dict.fromkeys(c.dtype for c in cases)}
+    forecast = Forecast([expected_seconds(case, chosen, rates[case.dtype]) for case in cases])
+    command = f"pytest {' '.join(config.invocation_params.args)}"
+    facts = environment.collect(device, command, len(cases))
+    results = Results({**facts, "matmul_gflops": rates}, [])
+    config.stash[_RESULTS] = results
+    known: dict[Case, list[Measurement]] = {}
 
     def measure(case: Case) -> list[Measurement]:
         if case not in known:
+            # straight to the terminal: pytest captures what a test prints
+            reporter.ensure_newline()
+            reporter.write_line(f"[{len(known) + 1}/{len(cases)}, {forecast}] {case}")
             known[case] = run_case(case, chosen)
+            results.measurements += known[case]
+            forecast.advance()
         return known[case]
 
     return measure
 
 
 @pytest.fixture
-def replay(benchmark, measured) -> Callable[[Case, str], Measurement]:
-    """Record a contender's samples as the benchmark; skip or fail where there are none."""
+def replay(benchmark, measured) -> Callable[[Case, Contender], Measurement]:
+    """Record a contender's samples as the benchmark.
 
-    def record(case: Case, contender: str) -> Measurement:
+    Skips what was not run, and a peer that can't run here. Fails where this package can't, or errs
+    by more than it may: peers that do are timed and marked.
+    """
+
+    def record(case: Case, contender: Contender) -> Measurement:
         group = measured(case)
-        measurement = next(m for m in group if m.contender == contender)
-        if measurement.status == NOT_RUN:
-            pytest.skip(f"{contender}, {outcome(measurement)}")
+        measurement = next(m for m in group if m.contender == contender.name)
+        own = contender.kind == PACKAGE
+        if own and measurement.status == FAILED:
+            pytest.fail(f"{contender.name}, {outcome(measurement)}")
         if measurement.status != OK:
-            pytest.fail(f"{contender}, {outcome(measurement)}")
+            pytest.skip(f"{contender.name}, {outcome(measurement)}")
+        if own and measurement.mark:
+            pytest.fail(f"{contender.name}: {measurement.over_budget}")
         benchmark.group = str(case)
-        benchmark.extra_info.update(peak_bytes=measurement.peak_bytes, errors=measurement.errors)
+        benchmark.extra_info.update(
+            peak_bytes=measurement.peak_bytes,
+            errors=measurement.errors,
+            above_budget=measurement.over_budget,
+        )
         # a single call in a fresh process says nothing of speed
         if case.kind != MEMORY:
             benchmark.extra_info.update(
@@ -119,12 +149,10 @@ def replay(benchmark, measured) -> Callable[[Case, str], Measurement]:
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     """The tables with memory, errors and ratios, which pytest-benchmark's can't show."""
-    known = config.stash.get(_MEASURED, {})
-    if known:
-        device = torch.device(config.getoption("--device"))
-        measurements = [m for group in known.values() for m in group]
+    results = config.stash.get(_RESULTS, None)
+    if results and results.measurements:
         terminalreporter.write_line("")
-        print_tables(Results(environment.collect(device), measurements), wide_console())
+        print_tables(results, wide_console())
 
 
-_MEASURED = pytest.StashKey[dict[Case, list[Measurement]]]()
+_RESULTS = pytest.StashKey[Results]()

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import NoReturn, TypeVar
 
 import torch
 
 T = TypeVar("T")
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with an argument in one line; --help has the usage."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **options)
+        # what starts like a negative number is a value, which its option then names and rejects
+        self._negative_number_matcher = re.compile(r"-\d")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def default_device() -> str:
@@ -36,6 +50,30 @@ def whole(least: int) -> Callable[[str], int]:
         return int(text)
 
     return convert
+
+
+def file(text: str) -> Path:
+    """A file that is there."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"given {text!r}, accepted a file that exists")
+    return path
+
+
+def folder(text: str) -> Path:
+    """A folder that is there."""
+    path = Path(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"given {text!r}, accepted a folder that exists")
+    return path
+
+
+def new_folder(text: str) -> Path:
+    """A folder, which may have to be made."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"given {text!r}, which is a file, accepted a folder")
+    return path
 
 
 def typed(parse: Callable[[str], T]) -> Callable[[str], T]:

@@ -41,8 +41,8 @@ from pvt_kernels.backends.triton.multi_head_attention import (
     FUSED_HEAD_DIMS,
     fused_tile,
 )
-from pvt_kernels.benchmarking.report import wide_console
 from pvt_kernels.benchmarking.shapes import STAGES, LayerShape, stage_shape
+from pvt_kernels.benchmarking.table import wide_console
 from pvt_kernels.benchmarking.triton_launches import (
     attention_launches,
     fused_launches,

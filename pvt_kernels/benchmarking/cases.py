@@ -138,7 +138,7 @@ def suite(
         for size in memory_sizes
         if 1 in stages
     ]
-    seconds, rounds, backbone_rounds = (1.0, 4, 3) if quick else (4.0, 7, 5)
+    seconds, rounds, backbone_rounds = (1.0, 4, 3) if quick else (2.0, 7, 7)
     return Suite(tuple(cases), seconds, rounds, backbone_rounds, quick)
 
 
@@ -163,4 +163,5 @@ def patched_suite(
         if (models is None or model in models) and (sizes is None or size in sizes)
         for mode in (FORWARD, TRAINING)
     )
-    return Suite(cases, seconds=0.0, rounds=3, backbone_rounds=3, quick=quick)
+    rounds = 3 if quick else 7
+    return Suite(cases, seconds=0.0, rounds=rounds, backbone_rounds=rounds, quick=quick)

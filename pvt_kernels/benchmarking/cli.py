@@ -1,23 +1,13 @@
-"""The commands info, bench, bench-patch, study and plot."""
+"""The commands info, bench, bench-patch, study, plot, publish and roofline."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from pvt_kernels import arguments, models
 from pvt_kernels.benchmarking import environment, info, study
@@ -25,55 +15,20 @@ from pvt_kernels.benchmarking.cases import DTYPES, QUICK_SIZE, Case, Suite, patc
 from pvt_kernels.benchmarking.live_models import LIVE_MODELS
 from pvt_kernels.benchmarking.model import GPU_MODELS, print_model
 from pvt_kernels.benchmarking.plots import write_plots
+from pvt_kernels.benchmarking.progress import Forecast, Run, expected_seconds, run_cases
+from pvt_kernels.benchmarking.publish import publish
 from pvt_kernels.benchmarking.report import markdown, print_tables
-from pvt_kernels.benchmarking.results import Measurement, Results
-from pvt_kernels.benchmarking.runner import Progress as Told
+from pvt_kernels.benchmarking.results import Results
 from pvt_kernels.benchmarking.runner import run_case
 from pvt_kernels.benchmarking.shapes import STAGES, parse_size
 from pvt_kernels.benchmarking.timing import matmul_gflops
 
-RESULTS_FOLDER = Path("benchmarks/results")
+RUNS_FOLDER = Path("benchmarks/runs")
 # linear SRA pools to 7 x 7: the peers compute another layer
 MODELS = tuple(name for name in models.names() if not name.endswith("linear"))
 
-# (case, what was measured before it, whom to tell what is running)
-Run = Callable[[Case, list[Measurement], Told], list[Measurement]]
-
-
-def _describe(progress: Progress, task: TaskID, text: str) -> None:
-    progress.update(task, description=text)
-
-
-def run_cases(
-    cases: Sequence[Case],
-    run: Run,
-    results: Results,
-    console: Console,
-    save: Callable[[], None],
-) -> None:
-    """Run every case, adding to `results`, and call `save` after each."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("starting", total=len(cases))
-        for case in cases:
-            told = partial(_describe, progress, task)
-            results.measurements += run(case, results.measurements, told)
-            save()
-            progress.advance(task)
-
 
 def _bench(options: argparse.Namespace, console: Console) -> None:
-    if options.model:
-        _print_model(options, console)
-        return
-    device = torch.device(options.device)
     chosen = suite(
         options.quick,
         options.device,
@@ -83,8 +38,7 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
         models=options.models,
         batch=options.batch,
     )
-    names = ("results.json", "table.md")
-    _run_and_write(chosen.cases, _of(chosen), device, options.output, names, console)
+    _run_and_write(chosen, _of(chosen), ("results.json", "table.md"), options, console)
 
 
 def _bench_patch(options: argparse.Namespace, console: Console) -> None:
@@ -96,16 +50,17 @@ def _bench_patch(options: argparse.Namespace, console: Console) -> None:
         models=options.models,
         batch=options.batch,
     )
-    device = torch.device(options.device)
-    names = ("patched.json", "patched.md")
-    _run_and_write(chosen.cases, _of(chosen), device, options.output, names, console)
+    if not chosen.cases:
+        raise ValueError(
+            "sizes: no model is measured at these; accepted 512x512 and 1024x1024 of the "
+            "SegFormers and 800x1216 of the others"
+        )
+    _run_and_write(chosen, _of(chosen), ("patched.json", "patched.md"), options, console)
 
 
 def _study(options: argparse.Namespace, console: Console) -> None:
-    chosen = study.cases(options.sizes, options.dtype, options.batch, options.device)
-    device = torch.device(options.device)
-    names = ("study.json", "study.md")
-    _run_and_write(chosen, study.run_case, device, options.output, names, console)
+    chosen = study.suite(options.sizes, options.dtype, options.batch, options.device)
+    _run_and_write(chosen, study.run_case, ("study.json", "study.md"), options, console)
 
 
 def _of(chosen: Suite) -> Run:
@@ -113,33 +68,52 @@ def _of(chosen: Suite) -> Run:
 
 
 def _run_and_write(
-    cases: Sequence[Case],
+    chosen: Suite,
     run: Run,
-    device: torch.device,
-    folder: Path | None,
     names: tuple[str, str],
+    options: argparse.Namespace,
     console: Console,
 ) -> None:
-    """Measure, print, and write the samples and tables under `names`, and the plots."""
-    folder = folder or RESULTS_FOLDER / environment.slug(environment.device_name(device))
+    """Measure, print, and write the samples and tables under `names`, and the plots.
+
+    Raises:
+        KeyboardInterrupt: with what was written before.
+    """
+    device, cases = torch.device(options.device), chosen.cases
+    folder = options.output or RUNS_FOLDER / environment.slug(environment.device_name(device))
     folder.mkdir(parents=True, exist_ok=True)
-    results = Results(environment.collect(device), [])
-    dtypes = dict.fromkeys(case.dtype for case in cases)
-    results.environment["matmul_gflops"] = {d: matmul_gflops(DTYPES[d], device) for d in dtypes}
     samples, table = (folder / name for name in names)
-    run_cases(cases, run, results, console, lambda: results.save(samples))
+    facts = environment.collect(device, options.command, len(cases))
+    results = Results(facts, [])
+    try:
+        console.print(f"Measuring {len(cases)} cases on {facts['device']}.", markup=False)
+        facts["matmul_gflops"] = _matmul_rates(cases, device)
+        rates = facts["matmul_gflops"]
+        forecast = Forecast([expected_seconds(c, chosen, rates[c.dtype]) for c in cases])
+        run_cases(cases, run, forecast, results, console, lambda: results.save(samples))
+    except KeyboardInterrupt:
+        if not results.measurements:
+            raise KeyboardInterrupt("no case had ended, nothing was written") from None
+        table.write_text(markdown(results))
+        raise KeyboardInterrupt(
+            f"{results.ended} of {len(cases)} cases are in {samples} and {table}"
+        ) from None
     print_tables(results, console)
     table.write_text(markdown(results))
     written = [samples, table, *write_plots(results, folder)]
     console.print("Written:", *map(str, written), sep="\n  ", markup=False)
 
 
-def _print_model(options: argparse.Namespace, console: Console) -> None:
-    gpu = GPU_MODELS[options.model]
-    sizes = options.sizes or [QUICK_SIZE]
-    stages = options.stages or list(STAGES)
-    for dtype in options.dtype or ["fp16"]:
-        print_model(console, gpu, DTYPES[dtype], sizes, stages, options.batch)
+def _matmul_rates(cases: Sequence[Case], device: torch.device) -> dict[str, float]:
+    dtypes = dict.fromkeys(case.dtype for case in cases)
+    return {dtype: matmul_gflops(DTYPES[dtype], device) for dtype in dtypes}
+
+
+def _roofline(options: argparse.Namespace, console: Console) -> None:
+    gpu = GPU_MODELS[options.gpu]
+    for dtype in options.dtype:
+        for size in options.sizes:
+            print_model(console, gpu, DTYPES[dtype], size, options.stages, options.batch)
 
 
 def _plot(options: argparse.Namespace, console: Console) -> None:
@@ -148,9 +122,19 @@ def _plot(options: argparse.Namespace, console: Console) -> None:
         console.print(str(path), markup=False)
 
 
+def _publish(options: argparse.Namespace, console: Console) -> None:
+    written = publish(options.run_folder, options.readme)
+    console.print("Written:", *map(str, written), sep="\n  ", markup=False)
+
+
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the commands to a parser's subparsers."""
-    command = commands.add_parser("info", help="versions, devices, backends and models")
+    command = commands.add_parser(
+        "info",
+        help="versions, devices, backends and models",
+        description="Prints what was compiled, each backend and why those that can't run can't, "
+        "and the models with their parameters and operations.",
+    )
     command.set_defaults(run=lambda _, console: info.print_info(console))
 
     command = commands.add_parser(
@@ -160,13 +144,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "package's backends. Takes over an hour on two cores; --quick two minutes.",
     )
     command.set_defaults(run=_bench)
-    _add_common(command, quick="one size, fp32, pvt_tiny", models=MODELS)
-    command.add_argument("--stages", nargs="+", type=int, choices=STAGES)
-    command.add_argument(
-        "--model",
-        choices=GPU_MODELS,
-        help="measure nothing: print what the kernels would take at least on this GPU",
+    _add_common(
+        command,
+        quick="800x1216, fp32, pvt_tiny, fewer rounds",
+        dtypes="fp32 and bf16, on a GPU fp16 too",
+        sizes="800x1088 800x1216 800x1344 224x224",
+        models=MODELS,
+        default_models="pvt_tiny pvt_small pvt_v2_b2",
     )
+    _add_stages(command)
+    command.add_argument("--model", type=_moved_to_roofline, help=argparse.SUPPRESS)
 
     command = commands.add_parser(
         "bench-patch",
@@ -175,7 +162,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "patched, forward and training step. Takes about 20 minutes on two cores; --quick two.",
     )
     command.set_defaults(run=_bench_patch)
-    _add_common(command, quick="two models, one size each", models=tuple(LIVE_MODELS))
+    _add_common(
+        command,
+        quick="segformer_b0 at 512x512 and transformers_pvt",
+        dtypes="fp32",
+        sizes="512x512 and 1024x1024 of the SegFormers, 800x1216 of the others, which are all "
+        "that are accepted",
+        models=tuple(LIVE_MODELS),
+        default_models="all",
+    )
 
     command = commands.add_parser(
         "study",
@@ -185,28 +180,146 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "two cores.",
     )
     command.set_defaults(run=_study)
-    _add_inputs(command)
-    command.add_argument("--dtype", choices=DTYPES, default="fp32")
     command.add_argument(
-        "--sizes", nargs="+", type=arguments.typed(parse_size), default=study.SIZES, metavar="HxW"
+        "--dtype", choices=DTYPES, default="fp32", help=f"{_listed(DTYPES)}; default fp32"
+    )
+    command.add_argument(
+        "--sizes",
+        nargs="+",
+        type=arguments.typed(parse_size),
+        default=study.SIZES,
+        metavar="HxW",
+        help="of the images; default 224x224 to 1344x1344 in steps of 224",
+    )
+    _add_inputs(command)
+
+    command = commands.add_parser(
+        "plot",
+        help="draw the plots of a run again",
+        description="Writes the plots of a run's samples beside them.",
+    )
+    command.set_defaults(run=_plot)
+    command.add_argument(
+        "results",
+        type=arguments.file,
+        metavar="RESULTS.json",
+        help="results.json, patched.json or study.json of a run",
     )
 
-    command = commands.add_parser("plot", help="draw the plots of a results.json again")
-    command.set_defaults(run=_plot)
-    command.add_argument("results", type=Path, metavar="RESULTS.json")
+    command = commands.add_parser(
+        "publish",
+        help="make a complete run the one that the README shows",
+        description="Copies a run of bench whose rows have enough rounds below "
+        "benchmarks/results, under the machine's name, and writes the README's section of results "
+        "anew.",
+    )
+    command.set_defaults(run=_publish)
+    command.add_argument(
+        "run_folder", type=arguments.folder, metavar="RUN", help=f"a folder in {RUNS_FOLDER}"
+    )
+    command.add_argument(
+        "--readme",
+        type=arguments.file,
+        default=Path("README.md"),
+        metavar="FILE",
+        help="that has the section; default README.md",
+    )
+
+    command = commands.add_parser(
+        "roofline",
+        help="what the kernels would take at least on a GPU",
+        description="Prints operations, bytes and least time of every kernel of PVT's layers, and "
+        "their sum for each stage. Measures nothing, and needs no GPU.",
+    )
+    command.set_defaults(run=_roofline)
+    command.add_argument(
+        "--gpu", choices=GPU_MODELS, required=True, help=f"one of {_listed(GPU_MODELS)}"
+    )
+    command.add_argument(
+        "--dtype", nargs="+", choices=DTYPES, default=["fp16"], help="default fp16"
+    )
+    command.add_argument(
+        "--sizes",
+        nargs="+",
+        type=arguments.typed(parse_size),
+        default=[QUICK_SIZE],
+        metavar="HxW",
+        help="of the images; default 800x1216",
+    )
+    _add_stages(command)
+    _add_batch(command)
 
 
-def _add_common(command: argparse.ArgumentParser, quick: str, models: tuple[str, ...]) -> None:
-    command.add_argument("--quick", action="store_true", help=quick)
-    command.add_argument("--dtype", nargs="+", choices=DTYPES, type=str)
-    command.add_argument("--sizes", nargs="+", type=arguments.typed(parse_size), metavar="HxW")
-    command.add_argument("--models", nargs="+", choices=models)
+def _add_common(
+    command: argparse.ArgumentParser,
+    quick: str,
+    dtypes: str,
+    sizes: str,
+    models: tuple[str, ...],
+    default_models: str,
+) -> None:
+    command.add_argument("--quick", action="store_true", help=f"only {quick}")
+    command.add_argument(
+        "--dtype", nargs="+", choices=DTYPES, help=f"{_listed(DTYPES)}; default {dtypes}"
+    )
+    command.add_argument(
+        "--sizes",
+        nargs="+",
+        type=arguments.typed(parse_size),
+        metavar="HxW",
+        help=f"of the images; default {sizes}",
+    )
+    command.add_argument(
+        "--models",
+        nargs="+",
+        choices=models,
+        metavar="NAME",
+        help=f"of {_listed(models)}; default {default_models}",
+    )
     _add_inputs(command)
 
 
 def _add_inputs(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--device", type=arguments.device, default=arguments.default_device(), metavar="cpu|cuda"
+        "--device",
+        type=arguments.device,
+        default=arguments.default_device(),
+        metavar="cpu|cuda",
+        help="default cuda if there is a GPU, else cpu",
     )
-    command.add_argument("--batch", type=arguments.whole(1), default=1, metavar="N")
-    command.add_argument("--output", type=Path, metavar="DIR", help=f"else in {RESULTS_FOLDER}")
+    _add_batch(command)
+    command.add_argument(
+        "--output",
+        type=arguments.new_folder,
+        metavar="DIR",
+        help=f"for the results; default {RUNS_FOLDER}/MACHINE",
+    )
+
+
+def _add_stages(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--stages",
+        nargs="+",
+        type=int,
+        choices=STAGES,
+        default=list(STAGES),
+        metavar="STAGE",
+        help="of PVT, 1 to 4; default all",
+    )
+
+
+def _add_batch(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--batch", type=arguments.whole(1), default=1, metavar="N", help="images; default 1"
+    )
+
+
+def _moved_to_roofline(text: str) -> str:
+    raise argparse.ArgumentTypeError(
+        f"given {text!r}; what kernels take on a GPU is printed by another command: "
+        f"python -m pvt_kernels roofline --gpu {text}"
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -198,16 +198,18 @@ def seeded_state(shape: LayerShape, seed: int = 0) -> dict[str, Tensor]:
 
 
 def contenders(device: torch.device, dtype: torch.dtype) -> list[Contender]:
-    """Naive attention, the peers, and this package: as it chooses, and on each other backend.
+    """Naive attention, the peers, and this package: as it chooses, and on its other backends.
 
-    The backend "reference" is there for tests and takes no part.
+    The backend "reference" is there for tests and takes no part, and "sdpa" computes what the peer
+    of that name does.
     """
     decisions = [backends.decide(inputs) for inputs in _package_calls(device, dtype)]
     chosen = sorted({str(decision.backend) for decision in decisions})
     package = [Contender("pvt_kernels", PACKAGE, note=f"backend {', '.join(chosen)}")]
     for name in backends.BACKEND_NAMES:
-        able = not backend_reasons(name, device, dtype)
-        if able and name != "reference" and chosen != [name]:
+        if name in ("reference", "sdpa") or chosen == [name]:
+            continue
+        if not backend_reasons(name, device, dtype):
             package.append(Contender(f"pvt_kernels[{name}]", PACKAGE, name))
     return [NAIVE_MHA, *PEERS, *package]
 

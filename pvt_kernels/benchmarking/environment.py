@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from pvt_kernels import _C
 from pvt_kernels.benchmarking.extras import require
 from pvt_kernels.benchmarking.memory import total_memory
 
@@ -28,6 +29,14 @@ CPU_FLAGS = (
     "bf16",
     "sve",
 )
+
+# Microarchitectures of servers' CPUs by their family and model, as /proc/cpuinfo has them: what the
+# name leaves open in a virtual machine.
+_ZEN4 = (range(0x10, 0x20), range(0x60, 0x80), range(0xA0, 0xB0))
+_INTEL = {
+    0x3F: "Haswell", 0x4F: "Broadwell", 0x55: "Skylake or Cascade Lake", 0x6A: "Ice Lake",
+    0x6C: "Ice Lake", 0x8F: "Sapphire Rapids", 0xCF: "Emerald Rapids", 0xAD: "Granite Rapids",
+}  # fmt: skip
 
 
 def versions() -> dict[str, str | None]:
@@ -54,12 +63,37 @@ def cpu_flags() -> list[str]:
     return [flag for flag in CPU_FLAGS if flag in flags]
 
 
+def microarchitecture() -> str | None:
+    """Of an AMD or Intel server's CPU; the family and model of another; None if none is told."""
+    fields = {
+        name: re.search(rf"^{name}\s*:\s*(\S+)$", _cpuinfo(), re.MULTILINE)
+        for name in ("vendor_id", "cpu family", "model")
+    }
+    if not all(fields.values()):
+        return None
+    vendor, family, model = (match[1] for match in fields.values())
+    family, model = int(family), int(model)
+    known = None
+    if vendor == "AuthenticAMD":
+        zen3 = "Zen 4" if any(model in models for models in _ZEN4) else "Zen 3"
+        known = {23: "Zen 2" if model >= 0x30 else "Zen", 25: zen3, 26: "Zen 5"}.get(family)
+    elif vendor == "GenuineIntel" and family == 6:
+        known = _INTEL.get(model)
+    return known or f"family {family} model {model}"
+
+
+def cpu_kernels() -> str:
+    """The code path that this package's CPU kernels run."""
+    return _C.cpu.capability()
+
+
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the CPU's with its number of threads in use."""
+    """The GPU's name, or the CPU's with its instruction set and number of threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{cpu_model()}, {threads} thread{'s' if threads > 1 else ''}"
+    made = ", ".join(filter(None, (microarchitecture(), cpu_kernels())))
+    return f"{cpu_model()} ({made}), {threads} thread{'s' if threads > 1 else ''}"
 
 
 def slug(name: str) -> str:
@@ -68,14 +102,24 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name).strip("-")
 
 
-def collect(device: torch.device) -> dict:
-    """Versions, CPU, GPU, memory and date, for results.json."""
+def collect(device: torch.device, command: str, cases: int) -> dict:
+    """Versions, CPU, GPU, memory and date, for results.json.
+
+    Args:
+        command: that measures.
+        cases: how many it measures.
+    """
     return {
+        "command": command,
+        "cases": cases,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_model(),
+        "microarchitecture": microarchitecture(),
         "cpu_flags": cpu_flags(),
+        "cpu_kernels": cpu_kernels(),
+        "pytorch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": require("psutil").cpu_count(logical=False),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,

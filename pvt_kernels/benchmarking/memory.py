@@ -9,10 +9,14 @@ from __future__ import annotations
 import ctypes
 import gc
 import multiprocessing
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -100,6 +104,9 @@ def in_fresh_process(function: Callable[..., Peak], *arguments: object) -> Peak:
         answer = receiver.recv()
     except EOFError:
         answer = None
+    except KeyboardInterrupt:
+        process.kill()
+        raise
     process.join()
     if answer is None:
         raise RuntimeError(
@@ -175,7 +182,23 @@ def _fork_server() -> ForkServerContext:
     # PyTorch's OpenMP threads do not survive a fork: the server imports, and computes nothing
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "torch._inductor.compile_fx"])
+    # Ctrl-C reaches all processes of a terminal: the server and its children leave it to this one
+    with _ignored_interruption():
+        forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def _ignored_interruption() -> Iterator[None]:
+    """Within it processes start that ignore SIGINT; signals can be set in the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _answer(sender: Connection, function: Callable[..., Peak], arguments: tuple) -> None:

@@ -12,10 +12,10 @@ from importlib.util import find_spec
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from pvt_kernels.benchmarking import cuda_launches
 from pvt_kernels.benchmarking.shapes import LayerShape, Size, format_size, stage_shape
+from pvt_kernels.benchmarking.table import Column, Table, print_table
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,9 @@ GPU_MODELS = {
     "a100": GpuModel("A100 SXM 80GB", 80, 108, 2039e9, _peak(312e12, 19.5e12)),
     "h100": GpuModel("H100 SXM", 90, 132, 3350e9, _peak(989e12, 67e12)),
 }
+
+# wider layers have no fused forward
+FUSED_MOST_CHANNELS = 128
 
 
 @dataclass(frozen=True)
@@ -157,40 +160,81 @@ def waves(shape: LayerShape, gpu: GpuModel, dtype: torch.dtype) -> dict[str, flo
     return {name: n / (resident[name] * gpu.multiprocessors) for name, n in blocks.items()}
 
 
+COLUMNS = (
+    Column("stage", number=False),
+    Column("kernel", number=False),
+    Column("GFLOP"),
+    Column("MB"),
+    Column("us"),
+    Column("bound", number=False),
+    Column("waves", drop=1),
+)
+NOTE = (
+    "us: by the roofline, the larger of arithmetic at the GPU's peak and memory at its bandwidth. "
+    "Totals: of the kernels one after the other; fused is inference's forward, with the "
+    "projections and the attention in one kernel."
+)
+# that the fused kernel takes the place of
+FUSED = ("q projection", "attention_forward", "out projection")
+
+
+def totals(shape: LayerShape, dtype: torch.dtype) -> dict[str, list[KernelCost]]:
+    """The kernels of a layer's forward, with one kernel for the attention, and backward."""
+    forward = forward_costs(shape, dtype)
+    made = {"fwd": forward, "bwd": backward_costs(shape, dtype)}
+    if shape.dim <= FUSED_MOST_CHANNELS:
+        rest = [cost for cost in forward if cost.name not in FUSED]
+        made["fused fwd"] = [*rest, fused_forward_cost(shape, dtype)]
+    return made
+
+
 def print_model(
     console: Console,
     gpu: GpuModel,
     dtype: torch.dtype,
-    sizes: list[Size],
+    size: Size,
     stages: list[int],
     batch: int,
 ) -> None:
-    """One table an image size: every kernel's operations, bytes, roofline and waves."""
-    for size in sizes:
-        title = f"{gpu.name}, {dtype}, {batch} x {format_size(size)}: the least time, not measured"
-        caption = f"waves of the {'CUDA' if gpu.arch < 80 else 'Triton'} kernels"
-        columns = ("stage", "kernel", "GFLOP", "MB", "roofline, us", "bound by", "waves")
-        table = Table(*columns, title=title, caption=caption)
-        for column in table.columns[2:]:
-            column.justify = "right"
-        for stage in stages:
-            shape = stage_shape(stage, size, batch)
-            counts = waves(shape, gpu, dtype)
-            for direction, costs in (
-                ("fwd", forward_costs(shape, dtype)),
-                ("fused fwd", [fused_forward_cost(shape, dtype)] if shape.dim <= 128 else []),
-                ("bwd", backward_costs(shape, dtype)),
-            ):
-                for cost in costs:
-                    computing = cost.flops / gpu.peak[dtype] > cost.bytes / gpu.bandwidth
-                    count = counts.get(cost.name)
-                    table.add_row(
-                        f"{stage}, {direction}",
+    """Every kernel's operations, bytes, roofline and waves, and the sum for each stage."""
+    rows = []
+    for stage in stages:
+        shape = stage_shape(stage, size, batch)
+        counts = waves(shape, gpu, dtype)
+        for direction, costs in totals(shape, dtype).items():
+            label = f"{stage}, {direction}"
+            # the fused forward's other kernels stand in the forward
+            shown = costs[-1:] if direction == "fused fwd" else costs
+            for index, cost in enumerate(shown):
+                count = counts.get(cost.name)
+                figures = _figures([cost], gpu, dtype)
+                bound = (
+                    "arithmetic"
+                    if cost.flops / gpu.peak[dtype] > cost.bytes / gpu.bandwidth
+                    else "memory"
+                )
+                rows.append(
+                    (
+                        "" if index else label,
                         cost.name,
-                        f"{cost.flops / 1e9:.2f}",
-                        f"{cost.bytes / 1e6:.1f}",
-                        f"{1e6 * cost.seconds(gpu, dtype):.1f}",
-                        "arithmetic" if computing else "memory",
+                        *figures,
+                        bound,
                         "-" if count is None else f"{count:.1f}",
                     )
-        console.print(table)
+                )
+            rows.append(("", "total", *_figures(costs, gpu, dtype), "", ""))
+    note = f"{NOTE} Waves: of the {'CUDA' if gpu.arch < 80 else 'Triton'} kernels' blocks."
+    title = (
+        f"{gpu.name}, {str(dtype).removeprefix('torch.')}, {batch} x {format_size(size)}: "
+        "the least time, not measured"
+    )
+    print_table(Table(title, COLUMNS, rows, [note]), console)
+
+
+def _figures(costs: list[KernelCost], gpu: GpuModel, dtype: torch.dtype) -> tuple[str, str, str]:
+    """GFLOP, MB and us of kernels, one after the other."""
+    return (
+        f"{sum(cost.flops for cost in costs) / 1e9:.2f}",
+        f"{sum(cost.bytes for cost in costs) / 1e6:.1f}",
+        f"{1e6 * sum(cost.seconds(gpu, dtype) for cost in costs):.1f}",
+    )

@@ -1,8 +1,8 @@
-"""Results as pictures: time by stage, memory by resolution, backbones, what they cost by size."""
+"""Results as pictures: bars of time for layers and models, curves by resolution."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from pvt_kernels.benchmarking.cases import (
 from pvt_kernels.benchmarking.contenders import NAIVE, NAIVE_MHA, PEER_NAMES, UNPATCHED_NAMES
 from pvt_kernels.benchmarking.extras import require
 from pvt_kernels.benchmarking.needs import layer_growth
+from pvt_kernels.benchmarking.report import format_ms
 from pvt_kernels.benchmarking.results import (
     OK,
     Measurement,
@@ -42,251 +43,304 @@ COLOURS = {
 }
 # this package's backends, in the order they appear
 PACKAGE_COLOURS = ("#009e73", "#0b5d43", "#5ec9a5", "#00332a")
-GROUP_WIDTH = 0.84
-# bars that differ by more than this share a logarithmic scale
-LOG_SCALE_FROM = 8
+# hollow, and of different sizes: a curve shows through another
+MARKERS = (("o", 9), ("s", 7), ("^", 8), ("D", 5), ("v", 8), ("x", 6))
+GREY, RED = "#666666", "#b00020"
+# a bar longer than so many times the shortest of its panel is written, not drawn
+OFF_SCALE = 8
+# curves that stay this close together are one in the picture, and a note says so
+SAME_CURVE = 0.08
+# the least distance of two labels of an axis, as a part of it
+LABEL_DISTANCE = 0.11
+
+# a figure's curve: (x, y) points
+Points = list[tuple[float, float]]
 
 
 def write_plots(results: Results, folder: Path) -> list[Path]:
-    """Write stages-, memory-, backbones-, patched- and scale-*.png for what was measured.
+    """Write cores-, stages-, backbones-, patched-, memory- and scale-*.png of what was measured.
 
     Returns:
         The files written.
     """
     require("matplotlib").use("Agg")
-    written = []
+    figures: dict[str, Figure] = {}
     for kind, stem in ((CORE, "cores"), (LAYER, "stages"), (BACKBONE, "backbones")):
-        groups: dict[tuple, list[Measurement]] = {}
-        for m in results.of(kind):
-            groups.setdefault((m.case.dtype, m.case.size), []).append(m)
-        for (dtype, size), group in groups.items():
-            figure = _bar_figure(group, results.environment["device"])
-            written.append(_save(figure, folder / f"{stem}-{format_size(size)}-{dtype}.png"))
-    figures = {MEMORY: _memory_figure, PATCHED: _patched_figure, SCALE: _scale_figure}
-    for kind, figure_of in figures.items():
-        sweeps: dict[str, list[Measurement]] = {}
-        for m in results.of(kind):
-            sweeps.setdefault(m.case.dtype, []).append(m)
-        for dtype, group in sweeps.items():
-            written.append(_save(figure_of(group, results), folder / f"{kind}-{dtype}.png"))
+        for (dtype, size), group in _grouped(results.of(kind), lambda c: (c.dtype, c.size)):
+            name = f"{stem}-{format_size(size)}-{dtype}"
+            figures[name] = _bar_figure(group, results.environment["device"], memory=False)
+    for kind in (MEMORY, PATCHED, SCALE):
+        for dtype, group in _grouped(results.of(kind), lambda c: c.dtype):
+            device = results.environment["device"]
+            if kind == PATCHED:
+                figure = _bar_figure(group, device, memory=True)
+            elif kind == SCALE:
+                figure = _scale_figure(group, device)
+            else:
+                figure = _memory_figure(group, device, results.environment["memory_bytes"])
+            figures[f"{kind}-{dtype}"] = figure
+    written = []
+    for name, figure in figures.items():
+        written.append(folder / f"{name}.png")
+        figure.savefig(written[-1], dpi=120)
+        require("matplotlib.pyplot").close(figure)
     return written
 
 
-def _bar_figure(measurements: list[Measurement], device: str, memory: bool = False) -> Figure:
-    """A panel for each mode: a group of bars for each stage or model; below, their memory."""
+def _bar_figure(measurements: list[Measurement], device: str, memory: bool) -> Figure:
+    """A panel for each layer or model and mode, with a bar for each contender."""
     modes = [m for m in (FORWARD, TRAINING) if any(x.case.mode == m for x in measurements)]
+    subjects = list(dict.fromkeys((m.case.subject, m.case.size) for m in measurements))
+    names = list(dict.fromkeys(m.contender for m in measurements))
+    columns = [(mode, False) for mode in modes] + [(mode, True) for mode in modes if memory]
     figure, axes = require("matplotlib.pyplot").subplots(
-        1 + memory,
-        len(modes),
-        figsize=(6.6 * len(modes), 4.6 + 3.6 * memory),
+        len(subjects),
+        len(columns),
+        figsize=(
+            1.8 + (3.4 if memory else 4.4) * len(columns),
+            1.4 + len(subjects) * (0.45 + 0.2 * len(names)),
+        ),
         squeeze=False,
         layout="constrained",
     )
-    case = measurements[0].case
-    for axis, mode in zip(axes[0], modes, strict=True):
-        _draw_bars(axis, [m for m in measurements if m.case.mode == mode])
-        axis.set_title(mode, fontsize=11)
-    axes[0][0].set_ylabel("ms, median; lines: quartiles")
-    if memory:
-        for axis, mode in zip(axes[1], modes, strict=True):
-            _draw_memory_bars(axis, [m for m in measurements if m.case.mode == mode])
-        axes[1][0].set_ylabel("MB at the peak, beyond weights and input")
-    handles = {}
-    for axis in axes[0]:
-        handles |= {label: h for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    names = [name for name in dict.fromkeys(m.contender for m in measurements) if name in handles]
-    figure.legend(
-        [handles[name] for name in names],
-        names,
-        loc="outside lower center",
-        ncols=min(len(names), 3 * len(modes)),
-        fontsize=9,
-    )
-    figure.suptitle(_title(case, device))
+    groups = by_case(measurements)
+    for row, (subject, size) in zip(axes, subjects, strict=True):
+        for axis, (mode, of_memory) in zip(row, columns, strict=True):
+            group = next(
+                (
+                    group
+                    for case, group in groups.items()
+                    if (case.subject, case.size, case.mode) == (subject, size, mode)
+                ),
+                [],
+            )
+            _draw_bars(axis, group, names, _memory_bar if of_memory else _time_bar)
+            axis.tick_params(labelleft=axis is row[0])
+        label = (
+            subject if measurements[0].case.kind != PATCHED else f"{subject}\n{size[0]}x{size[1]}"
+        )
+        row[0].set_ylabel(label, fontsize=9)
+    for axis, (mode, of_memory) in zip(axes[0], columns, strict=True):
+        axis.set_title(f"{mode}, {'MB' if of_memory else 'ms'}", fontsize=10)
+    figure.suptitle(_bar_title(measurements[0].case, device, memory), fontsize=10)
     return figure
 
 
-def _draw_bars(axis: Axes, measurements: list[Measurement]) -> None:
-    colours = _colours(measurements)
-    for group, m, x, width in _places(measurements):
-        if m.status != OK:
-            axis.text(
-                x, 0.02, _short_outcome(m), rotation=90, ha="center", va="bottom",
-                fontsize=7, color="#666666", transform=axis.get_xaxis_transform(),
-            )  # fmt: skip
+# the length of a bar, its whiskers' ends and its label; the length is None if there is nothing
+Bar = tuple[float | None, tuple[float, float] | None, str]
+
+
+def _time_bar(m: Measurement, group: list[Measurement]) -> Bar:
+    if m.status != OK:
+        return None, None, _short_outcome(m)
+    low, high = m.spread
+    ratio = ratio_to_best_peer(m, group)
+    times = f"   {ratio:.2f}x" if ratio else ""
+    label = f"{format_ms(m.median)} ms{times} {m.mark}".rstrip()
+    return m.median * 1e3, (low * 1e3, high * 1e3), label
+
+
+def _memory_bar(m: Measurement, group: list[Measurement]) -> Bar:
+    if m.peak_bytes is None:
+        return None, None, _short_outcome(m) if m.status != OK else "not measured"
+    return m.peak_bytes / 1e6, None, f"{m.peak_bytes / 1e6:.0f} MB"
+
+
+def _draw_bars(
+    axis: Axes,
+    group: list[Measurement],
+    names: list[str],
+    bar_of: Callable[[Measurement, list[Measurement]], Bar],
+) -> None:
+    """Horizontal bars on a linear axis from zero, in the order of `names`."""
+    colours = _colours(names)
+    bars = {m.contender: bar_of(m, group) for m in group}
+    lengths = [length for length, *_ in bars.values() if length is not None]
+    longest = max((x for x in lengths if x <= OFF_SCALE * min(lengths)), default=1.0)
+    longest_end = longest
+    for place, name in enumerate(names):
+        length, whiskers, label = bars.get(name, (None, None, "does not exist"))
+        if length is None:
+            axis.annotate(label, (0, place), xytext=(4, 0), textcoords="offset points",
+                          va="center", fontsize=8, color=GREY)  # fmt: skip
             continue
-        low, high = m.spread
-        axis.bar(
-            x, m.median * 1e3, width, color=colours[m.contender],
-            yerr=[[(m.median - low) * 1e3], [(high - m.median) * 1e3]],
-            error_kw={"linewidth": 0.8}, label=m.contender,
-        )  # fmt: skip
-        ratio = ratio_to_best_peer(m, group)
-        if ratio:
-            _label_bar(axis, f"{ratio:.2f}x", x, high * 1e3)
-    _finish_bars(axis, measurements, [m.median for m in measurements if m.status == OK])
-
-
-def _draw_memory_bars(axis: Axes, measurements: list[Measurement]) -> None:
-    colours = _colours(measurements)
-    for _, m, x, width in _places(measurements):
-        if m.peak_bytes is not None:
-            axis.bar(x, m.peak_bytes / 1e6, width, color=colours[m.contender])
-            _label_bar(axis, f"{m.peak_bytes / 1e6:.0f}", x, m.peak_bytes / 1e6)
-    _finish_bars(axis, measurements, [m.peak_bytes for m in measurements if m.peak_bytes])
-
-
-def _places(
-    measurements: list[Measurement],
-) -> Iterator[tuple[list[Measurement], Measurement, float, float]]:
-    """Each measurement with its case's group, its bar's middle and its width."""
-    names = list(dict.fromkeys(m.contender for m in measurements))
-    width = GROUP_WIDTH / len(names)
-    for position, group in enumerate(by_case(measurements).values()):
-        for m in group:
-            x = position + (names.index(m.contender) - (len(names) - 1) / 2) * width
-            yield group, m, x, width * 0.92
-
-
-def _label_bar(axis: Axes, text: str, x: float, top: float) -> None:
-    axis.annotate(
-        text, (x, top), xytext=(0, 2), ha="center", va="bottom",
-        textcoords="offset points", rotation=90, fontsize=7.5,
-    )  # fmt: skip
-
-
-def _finish_bars(axis: Axes, measurements: list[Measurement], values: list[float]) -> None:
-    cases = by_case(measurements)
-    axis.set_xticks(range(len(cases)), [_tick(case) for case in cases])
-    axis.set_xlim(-0.6, len(cases) - 0.4)
-    if values and max(values) > LOG_SCALE_FROM * min(values):
-        axis.set_yscale("log")
-    # room for the labels, which stand upright
-    low, high = axis.get_ylim()
-    axis.set_ylim(low, high * (2 if axis.get_yscale() == "log" else 1.1))
-    axis.grid(axis="y", alpha=0.3)
+        if length > longest:
+            length, whiskers, label = 0, None, f"off the scale: {label}"
+        ends = [[length - whiskers[0]], [whiskers[1] - length]] if whiskers else None
+        axis.barh(place, length, 0.78, color=colours[name], xerr=ends,
+                  error_kw={"linewidth": 0.8})  # fmt: skip
+        end = max(length, whiskers[1]) if whiskers else length
+        axis.annotate(label, (end, place), xytext=(4, 0), textcoords="offset points",
+                      va="center", fontsize=8)  # fmt: skip
+        longest_end = max(longest_end, end)
+    # room for the labels
+    axis.set_xlim(0, 1.45 * longest_end)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.locator_params(axis="x", nbins=5)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.tick_params(axis="y", length=0)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
 
 
-def _tick(case: Case) -> str:
-    """What a group of bars is of: where sizes differ within a figure, with its size."""
-    if case.kind != PATCHED:
-        return case.subject
-    library, _, model = case.subject.replace("segformer", "transformers_segformer").partition("_")
-    return f"{library}\n{model}\n{format_size(case.size)}"
+def _bar_title(case: Case, device: str, memory: bool) -> str:
+    at = f" at {format_size(case.size)}"
+    subjects = {
+        CORE: f"The attention alone of PVT's layers{at}",
+        LAYER: f"Attention layers of PVT{at}",
+        BACKBONE: f"Backbones{at}",
+        PATCHED: "Other libraries' models before and after patch()",
+    }
+    peaks = "; MB: peak beyond weights and input" if memory else ""
+    return (
+        f"{subjects[case.kind]}, {_conditions(case)}, {device}\n"
+        f"bars: median, lines: quartiles, x: times as fast as the best peer{peaks}"
+    )
 
 
-def _memory_figure(measurements: list[Measurement], results: Results) -> Figure:
-    figure, axis = require("matplotlib.pyplot").subplots(figsize=(9.5, 4.8), layout="constrained")
+def _short_outcome(m: Measurement) -> str:
+    """As much as fits a panel."""
+    reason = (m.reason or "").partition(",")[0].partition(" for ")[0]
+    return f"{m.status}: {reason}" if len(reason) < 30 else m.status
+
+
+def _memory_figure(measurements: list[Measurement], device: str, limit: int) -> Figure:
+    """Peak memory of the first layer over the pixels of the image."""
+    figure, axis = require("matplotlib.pyplot").subplots(figsize=(9, 4.8), layout="constrained")
     cases = sorted(by_case(measurements), key=_pixels)
-    case = cases[0]
-    for name, colour in _colours(measurements).items():
-        points = sorted(
-            (_pixels(m.case), m.peak_bytes)
+    curves = {
+        name: sorted(
+            (_pixels(m.case), m.peak_bytes / 1e6)
             for m in measurements
             if m.contender == name and m.peak_bytes is not None
         )
-        if points:
-            x, y = zip(*points, strict=True)
-            axis.plot(x, [v / 1e9 for v in y], "o-", color=colour, label=f"{name}, measured")
-    curve = [
-        layer_growth(NAIVE, stage_shape(1, c.size, c.batch), c.torch_dtype, c.backward) / 1e9
-        for c in cases
-    ]
-    grey = COLOURS[NAIVE_MHA.name]
-    x = [_pixels(c) for c in cases]
-    axis.plot(x, curve, "--", color=grey, label="naive MHA, by the formula")
-    limit = results.environment["memory_bytes"] / 1e9
-    axis.axhline(limit, color="#b00020", linewidth=1.2)
-    axis.annotate(
-        f"the machine's memory, {limit:.0f} GB", (x[0], limit), xytext=(0, 4),
-        textcoords="offset points", color="#b00020", fontsize=9,
-    )  # fmt: skip
-    axis.set_yscale("log")
-    axis.set_xticks(x, [format_size(c.size) for c in cases], rotation=35, ha="right")
-    axis.set_ylabel("GB beyond weights and input (log scale)")
-    axis.grid(axis="y", alpha=0.3)
+        for name in dict.fromkeys(m.contender for m in measurements)
+    }
+    missing = [c for c in cases if _pixels(c) not in dict(curves.get(NAIVE_MHA.name, []))]
+    if missing:
+        # what did not fit, from the last measured point on
+        formula = [
+            (_pixels(c), layer_growth(NAIVE, stage_shape(1, c.size, c.batch), c.torch_dtype,
+                                      c.backward) / 1e6)
+            for c in missing
+        ]  # fmt: skip
+        measured = curves.get(NAIVE_MHA.name, [])[-1:]
+        axis.plot(*zip(*measured, *formula, strict=True), "--", color=GREY, linewidth=1,
+                  label="naive MHA, by the formula (not run)")  # fmt: skip
+        axis.axhline(limit / 1e6, color=RED, linewidth=1, label="the machine's memory")
+    _draw_curves(axis, curves)
+    _finish_curves(axis, {_pixels(c): format_size(c.size) for c in cases}, "MB")
+    axis.set_xlabel("image (by its number of pixels)", fontsize=9)
     figure.legend(loc="outside right center", fontsize=8.5)
-    title = f"Peak memory of stage 1's layer, {case.mode}"
+    case = cases[0]
     figure.suptitle(
-        f"{title}\n{results.environment['device']}, {case.dtype}, batch {case.batch}", fontsize=11
+        f"Peak memory of stage 1's layer beyond weights and input, {case.mode}\n"
+        f"{_conditions(case)}, {device}; log scale",
+        fontsize=10,
     )
     return figure
 
 
-def _patched_figure(measurements: list[Measurement], results: Results) -> Figure:
-    return _bar_figure(measurements, results.environment["device"], memory=True)
-
-
-def _scale_figure(measurements: list[Measurement], results: Results) -> Figure:
+def _scale_figure(measurements: list[Measurement], device: str) -> Figure:
     """Operations, time and peak memory over the side of the images."""
     figure, axes = require("matplotlib.pyplot").subplots(
-        1, 3, figsize=(13.2, 4.8), layout="constrained"
+        1, 3, figsize=(13, 5), layout="constrained"
     )
     panels = {
-        "10⁹ multiply-adds": lambda m: m.flops / 2e9,
-        "ms, median": lambda m: m.median * 1e3 if m.samples else None,
-        "MB beyond weights and input, peak": lambda m: m.peak_bytes / 1e6 if m.peak_bytes else None,
+        "1e9 multiply-adds": lambda m: m.flops / 2e9,
+        "ms": lambda m: m.median * 1e3 if m.samples else None,
+        "MB at the peak": lambda m: m.peak_bytes / 1e6 if m.peak_bytes else None,
     }
+    names = dict.fromkeys(m.contender for m in measurements)
     cases = by_case(measurements)
-    ticks = [_pixels(case) ** 0.5 for case in cases]
-    colours = _colours(measurements)
     for axis, (label, value) in zip(axes, panels.items(), strict=True):
-        for name, colour in colours.items():
-            points = [
+        curves = {
+            name: [
                 (_pixels(m.case) ** 0.5, value(m))
                 for m in measurements
                 if m.contender == name and value(m) is not None
             ]
-            if points:
-                axis.plot(*zip(*points, strict=True), "o-", color=colour, label=name)
-        axis.set_yscale("log")
-        axis.set_ylabel(f"{label} (log scale)")
-        axis.set_xticks(ticks, [format_size(case.size) for case in cases], rotation=35, ha="right")
-        axis.grid(axis="y", alpha=0.3)
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=9)
+            for name in names
+        }
+        _draw_curves(axis, curves)
+        _finish_curves(axis, {_pixels(c) ** 0.5: _side(c) for c in cases}, label)
+        axis.set_xlabel("side of the image, pixels", fontsize=9)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8.5)
     case = measurements[0].case
     figure.suptitle(
-        f"Backbones by resolution, {case.mode}\n"
-        f"{results.environment['device']}, {case.dtype}, batch {case.batch}",
-        fontsize=11,
+        f"Backbones by resolution, {case.mode}, {_conditions(case)}, {device}\n"
+        "log scales; what has no time would have taken too long",
+        fontsize=10,
     )
     return figure
 
 
-def _title(case: Case, device: str) -> str:
-    at = f" at {format_size(case.size)}"
-    subjects = {
-        CORE: f"the attention alone{at}",
-        LAYER: f"an attention layer{at}",
-        BACKBONE: f"a backbone{at}",
-        PATCHED: "models before and after patch()",
-    }
-    return (
-        f"Time of {subjects[case.kind]} (labels: times as fast as the best peer)\n"
-        f"{device}, {case.dtype}, batch {case.batch}"
-    )
+def _draw_curves(axis: Axes, curves: dict[str, Points]) -> None:
+    """Points joined by lines, and below the axis which of them coincide."""
+    colours = _colours(list(curves))
+    drawn = {name: points for name, points in curves.items() if points}
+    for (marker, size), (name, points) in zip(MARKERS, drawn.items(), strict=False):
+        axis.plot(*zip(*points, strict=True), marker=marker, markersize=size, fillstyle="none",
+                  color=colours[name], linewidth=1.3, label=name)  # fmt: skip
+    notes = coinciding(drawn)
+    if notes:
+        axis.set_title("\n".join(notes), fontsize=8, color=GREY)
 
 
-def _short_outcome(measurement: Measurement) -> str:
-    """As much as fits beside a bar."""
-    reason = measurement.reason or ""
-    needed = reason.partition(" needed")[0] + " needed" if " needed" in reason else None
-    return needed or (reason if reason.startswith("not in") else measurement.status)
+def coinciding(curves: dict[str, Points]) -> list[str]:
+    """Which curves lie on another: `SDPA SRA and compiled SRA: the same within 8 %`."""
+    notes, names = [], list(curves)
+    for index, name in enumerate(names):
+        for other in names[:index]:
+            mine, theirs = dict(curves[name]), dict(curves[other])
+            shared = mine.keys() & theirs.keys()
+            if shared and all(abs(mine[x] / theirs[x] - 1) <= SAME_CURVE for x in shared):
+                notes.append(f"{other} and {name}: the same within {SAME_CURVE:.0%}")
+    return notes
 
 
-def _colours(measurements: Sequence[Measurement]) -> dict[str, str]:
+def _finish_curves(axis: Axes, ticks: dict[float, str], unit: str) -> None:
+    """A log axis with whole numbers of the unit, and labels that don't touch."""
+    ticker = require("matplotlib.ticker")
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    if high < 100 * low:
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.yaxis.set_minor_formatter(ticker.NullFormatter())
+    axis.set_ylabel(unit)
+    span, shown = max(ticks) - min(ticks), {}
+    for x in sorted(ticks, reverse=True):
+        if all(abs(x - other) >= LABEL_DISTANCE * span for other in shown):
+            shown[x] = ticks[x]
+    axis.set_xticks(list(shown), list(shown.values()), fontsize=8)
+    axis.tick_params(axis="y", labelsize=8)
+    axis.grid(axis="y", alpha=0.3)
+
+
+def _conditions(case: Case) -> str:
+    return f"{case.dtype}, batch {case.batch}"
+
+
+def _side(case: Case) -> str:
+    height, width = case.size
+    return str(height) if height == width else format_size(case.size)
+
+
+def _colours(names: Sequence[str]) -> dict[str, str]:
     package = iter(PACKAGE_COLOURS)
-    names = dict.fromkeys(m.contender for m in measurements)
     return {name: COLOURS.get(name) or next(package) for name in names}
+
+
+def _grouped(measurements: list[Measurement], key: Callable[[Case], object]):
+    groups: dict[object, list[Measurement]] = {}
+    for m in measurements:
+        groups.setdefault(key(m.case), []).append(m)
+    return groups.items()
 
 
 def _pixels(case: Case) -> int:
     return case.size[0] * case.size[1]
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=130)
-    require("matplotlib.pyplot").close(figure)
-    return path

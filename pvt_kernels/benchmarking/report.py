@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as RichTable
-from rich.text import Text
 
-from pvt_kernels.benchmarking.cases import BACKBONE, CORE, LAYER, MEMORY, PATCHED, SCALE
+from pvt_kernels.benchmarking.cases import (
+    BACKBONE,
+    CORE,
+    FORWARD,
+    LAYER,
+    MEMORY,
+    PATCHED,
+    SCALE,
+    Case,
+)
 from pvt_kernels.benchmarking.contenders import UNPATCHED_NAMES
 from pvt_kernels.benchmarking.results import (
+    ABOVE_BUDGET,
     OK,
     WRONG,
     Measurement,
@@ -21,66 +27,79 @@ from pvt_kernels.benchmarking.results import (
     ratio_to_best_peer,
 )
 from pvt_kernels.benchmarking.shapes import format_size
-from pvt_kernels.benchmarking.timing import MATMUL_SIZE, speedup
+from pvt_kernels.benchmarking.table import Column, Notes, Table, markdown_table, print_table
+from pvt_kernels.benchmarking.timing import MATMUL_SIZE
 
+# the ratio is what one looks for, and follows from the times
+CONTENDER = Column("contender", number=False)
+MEDIAN, RATIO, PEAK = Column("ms"), Column("x best"), Column("MB", drop=1)
+GFLOPS, QUARTILES = Column("GFLOP/s", drop=2), Column("quartiles, ms", drop=3)
+ROUNDS = Column("rounds", drop=4)
+ERROR = Column("error", number=False, drop=5)
+RATE, REMARK = Column("images/s", drop=6), Column("remark", number=False, drop=7)
 TIMED_COLUMNS = (
-    "",
-    "contender",
-    "median ms [quartiles]",
-    "images/s",
-    "GFLOP/s",
-    "x best peer",
-    "peak MB",
-    "error",
-    "note",
+    Column("", number=False),
+    CONTENDER,
+    MEDIAN,
+    RATIO,
+    PEAK,
+    GFLOPS,
+    QUARTILES,
+    ROUNDS,
+    RATE,
+    ERROR,
+    REMARK,
 )
 PATCHED_COLUMNS = (
-    "model",
-    *UNPATCHED_NAMES,
-    "patched",
-    "times as fast",
-    "peak MB: unpatched / patched",
+    Column("model", number=False),
+    Column("size", number=False),
+    Column("", number=False),
+    Column("eager"),
+    Column("SDPA"),
+    Column("patched"),
+    Column("x best"),
+    Column("MB: eager / SDPA / patched", drop=1),
 )
 SCALE_COLUMNS = (
-    "size",
-    "contender",
-    "G multiply-adds",
-    "median ms [quartiles]",
-    "GFLOP/s",
-    "peak MB",
-    "note",
+    Column("size", number=False),
+    CONTENDER,
+    Column("G mult-adds"),
+    MEDIAN,
+    PEAK,
+    GFLOPS,
+    QUARTILES,
+    ROUNDS,
 )
-WIDTH = 160
 HEADINGS = {
     CORE: "Attention alone, as in PVT's layers",
     LAYER: "Attention layers of PVT",
     BACKBONE: "Backbones",
     PATCHED: "Other libraries' models",
 }
+STATISTIC = (
+    "ms: the median of all rounds. x best: the ms of the fastest of {peers} by those of the row. "
+)
+MEMORY_NOTE = "MB: peak growth of memory beyond weights and input. "
+ERROR_NOTE = (
+    "Error: relative RMS of the tensor nearest to its budget, against {oracle} in fp64; "
+    f"{ABOVE_BUDGET}: above its budget, {WRONG}: far beyond any rounding."
+)
+PEERS_NOTE = STATISTIC.format(peers="eager, SDPA and compiled SRA")
 NOTES = {
-    CORE: "Random queries, keys and values. Best peer and error: as of the layers.",
-    LAYER: "Best peer: the fastest of eager, SDPA and compiled SRA, round by round. Peak: growth "
-    "of memory beyond weights and input. Error: relative RMS error of the tensor nearest to its "
-    "budget, against an fp64 oracle.",
-    BACKBONE: "Feature pyramids, every attention layer swapped for the contender's. Error: against "
-    "the whole model in fp64 at the same size.",
-    PATCHED: "Before and after patch(). Best peer: the faster of eager and SDPA, round by round. "
-    "Peak: growth of memory beyond weights and input. Error: against the unpatched model in fp64, "
-    "with GELU for ReLU, whose gradient jumps.",
-    MEMORY: "Peak growth of memory beyond weights and input, in MB, of the first layer.",
-    SCALE: "Without classifiers, on a photo. Multiply-adds: of convolutions and matrix products, "
-    "counted from shapes. Peak: growth of memory beyond weights and input.",
+    CORE: f"Random queries, keys and values. {PEERS_NOTE}{ERROR_NOTE.format(oracle='the formula')}",
+    LAYER: PEERS_NOTE + MEMORY_NOTE + ERROR_NOTE.format(oracle="the layer"),
+    BACKBONE: "Feature pyramids, every attention layer swapped for the contender's. "
+    + PEERS_NOTE
+    + MEMORY_NOTE
+    + ERROR_NOTE.format(oracle="the whole model"),
+    PATCHED: "Before and after patch(). "
+    + STATISTIC.format(peers="eager and SDPA")
+    + MEMORY_NOTE
+    + ERROR_NOTE.format(oracle="the unpatched model, with GELU for ReLU, whose gradient jumps,"),
+    MEMORY: "MB: peak growth of memory beyond weights and input, of the first layer.",
+    SCALE: "Without classifiers, on a photo. G mult-adds: 1e9 multiply-adds of convolutions and "
+    "matrix products, counted from shapes. ms: the median of all rounds. " + MEMORY_NOTE.strip(),
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """Text in rows."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    note: str
 
 
 def tables(results: Results) -> list[Table]:
@@ -88,174 +107,176 @@ def tables(results: Results) -> list[Table]:
 
     Before them, of other libraries' models all in one.
     """
-    device = results.environment["device"]
-    made = [
-        _patched_table(f"Models before and after patch(), {dtype}, batch {batch}, {device}", group)
-        for (dtype, batch), group in _grouped(
-            results.of(PATCHED), lambda c: (c.dtype, c.batch)
-        ).items()
-    ]
+    made = []
+    for case, group in _grouped(results.of(PATCHED), lambda c: (c.dtype, c.batch)):
+        made.append(_patched_table(f"Models before and after patch(){_conditions(case)}", group))
     for kind, heading in HEADINGS.items():
-        for (size, mode, dtype, batch), group in _grouped(
-            results.of(kind), lambda c: (c.size, c.mode, c.dtype, c.batch)
-        ).items():
-            title = f"{heading}, {format_size(size)}, {mode}, {dtype}, batch {batch}, {device}"
-            rows = [row for case in by_case(group).values() for row in _timed_rows(case)]
-            made.append(_without_empty_columns(Table(title, TIMED_COLUMNS, rows, NOTES[kind])))
-    for (mode, dtype, batch), group in _grouped(
-        results.of(MEMORY), lambda c: (c.mode, c.dtype, c.batch)
-    ).items():
-        title = f"Peak memory of stage 1's layer, {mode}, {dtype}, batch {batch}, {device}"
+        key = lambda c: (c.size, c.mode, c.dtype, c.batch)  # noqa: E731
+        for case, group in _grouped(results.of(kind), key):
+            title = f"{heading}, {format_size(case.size)}, {case.mode}{_conditions(case)}"
+            made.append(_table(title, TIMED_COLUMNS, group, _timed_row, NOTES[kind]))
+    key = lambda c: (c.mode, c.dtype, c.batch)  # noqa: E731
+    for case, group in _grouped(results.of(MEMORY), key):
+        title = f"Peak memory of stage 1's layer, {case.mode}{_conditions(case)}"
         made.append(_memory_table(title, group))
-    for (mode, dtype, batch), group in _grouped(
-        results.of(SCALE), lambda c: (c.mode, c.dtype, c.batch)
-    ).items():
-        title = f"Backbones by resolution, {mode}, {dtype}, batch {batch}, {device}"
-        rows = [row for case in by_case(group).values() for row in _scale_rows(case)]
-        made.append(Table(title, SCALE_COLUMNS, rows, NOTES[SCALE]))
+    for case, group in _grouped(results.of(SCALE), key):
+        title = f"Backbones by resolution, {case.mode}{_conditions(case)}"
+        made.append(_table(title, SCALE_COLUMNS, group, _scale_row, NOTES[SCALE]))
     return made
-
-
-def wide_console() -> Console:
-    """Standard output; where that is no terminal, as wide as the tables."""
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
 
 
 def print_tables(results: Results, console: Console) -> None:
     """For the terminal."""
+    console.print(f"\n{about(results)}\n", markup=False, highlight=False)
     for table in tables(results):
-        rich_table = RichTable(*map(escape, table.columns), title=table.title, caption=table.note)
-        for index, column in enumerate(rich_table.columns):
-            column.justify = "right" if _is_number_column(table.columns[index]) else "left"
-            column.no_wrap = table.columns[index] in ("contender", *TIMED_COLUMNS[2:-1])
-        previous = ""
-        for row in table.rows:
-            if row[0] and previous:
-                rich_table.add_section()
-            previous = row[0] or previous
-            rich_table.add_row(*map(Text, row))
-        console.print(rich_table)
+        print_table(table, console)
 
 
 def markdown(results: Results) -> str:
-    """All tables, and what they were measured on."""
+    """All tables, the command that measured them, and what on."""
+    parts = [about(results), f"Command: `{results.environment['command']}`"]
+    if not results.complete:
+        parts.append(f"**Interrupted** after {results.ended} of {results.environment['cases']}.")
+    return "\n\n".join([*parts, *map(markdown_table, tables(results))]) + "\n"
+
+
+def about(results: Results) -> str:
+    """What the figures were measured on."""
     environment = results.environment
     versions = ", ".join(f"{name} {v or 'none'}" for name, v in environment["versions"].items())
-    parts = [
+    rates = ", ".join(f"{r:.0f} in {dtype}" for dtype, r in environment["matmul_gflops"].items())
+    return (
         f"{environment['device']}, {environment['memory_bytes'] / 1e9:.0f} GB; {versions}; "
-        f"{environment['date'][:10]}.{_matmul_rates(environment)}"
-    ]
-    for table in tables(results):
-        dashes = ["---:" if _is_number_column(c) else "---" for c in table.columns]
-        lines = [table.columns, tuple(dashes), *table.rows]
-        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        parts.append(f"### {table.title}\n\n{body}\n\n{table.note}")
-    return "\n\n".join(parts) + "\n"
+        f"{environment['date'][:10]}. A matrix product of {MATMUL_SIZE}^3 in the same run: {rates} "
+        "GFLOP/s."
+    )
 
 
-def _matmul_rates(environment: dict) -> str:
-    rates = environment.get("matmul_gflops")
-    if not rates:
-        return ""
-    listed = ", ".join(f"{rate:.0f} in {dtype}" for dtype, rate in rates.items())
-    return f" A matrix product of {MATMUL_SIZE}^3 in the same run: {listed} GFLOP/s."
+def outcome(measurement: Measurement) -> str:
+    """Why there is no figure, in words: `not run: 29.6 GB needed, 21.0 GB free`."""
+    return f"{measurement.status}: {measurement.reason}"
 
 
-def _timed_rows(group: list[Measurement]) -> Iterable[tuple[str, ...]]:
-    for index, m in enumerate(group):
-        subject = m.case.subject if index == 0 else ""
-        if m.status != OK:
-            empty = [""] * (len(TIMED_COLUMNS) - 3)
-            yield (subject, m.contender, *empty, outcome(m))
-            continue
-        ratio = ratio_to_best_peer(m, group)
-        name, error, _ = m.worst_error
-        rounds = f"{len(m.samples)} rounds" if len(m.samples) < 5 else ""
-        yield (
-            subject,
-            m.contender,
-            _time(m),
-            f"{m.throughput:.2f}",
-            f"{m.gflops:.0f}" if m.gflops else "",
-            f"{ratio:.2f}" if ratio else "",
-            _peak(m),
-            f"{error:.1e} ({name})",
-            "; ".join(filter(None, (rounds, m.note))),
-        )
+def short_mode(case: Case) -> str:
+    """`fwd` or `fwd+bwd`."""
+    return "fwd" if case.mode == FORWARD else "fwd+bwd"
 
 
-def _scale_rows(group: list[Measurement]) -> Iterable[tuple[str, ...]]:
-    for index, m in enumerate(group):
-        size = format_size(m.case.size) if index == 0 else ""
-        cost = f"{m.flops / 2e9:.1f}"
-        if m.status != OK:
-            yield (size, m.contender, cost, "", "", "", outcome(m))
-        else:
-            yield (size, m.contender, cost, _time(m), f"{m.gflops:.0f}", _peak(m), m.note or "")
+Row = Callable[[Measurement, list[Measurement], str, Notes], tuple[str, ...]]
 
 
-def _time(m: Measurement) -> str:
-    low, high = m.spread
-    return f"{m.median * 1e3:.1f} [{low * 1e3:.1f}, {high * 1e3:.1f}]"
+def _table(
+    title: str, columns: tuple[Column, ...], measurements: list[Measurement], row: Row, note: str
+) -> Table:
+    """A row for each contender of each case, the first with the case's subject."""
+    rows, notes = [], Notes()
+    for case, group in by_case(measurements).items():
+        for index, m in enumerate(group):
+            subject = format_size(case.size) if case.kind == SCALE else case.subject
+            rows.append(row(m, group, "" if index else subject, notes))
+    return Table(title, columns, rows, [note, *notes]).without_empty_columns()
+
+
+def _timed_row(
+    m: Measurement, group: list[Measurement], subject: str, notes: Notes
+) -> tuple[str, ...]:
+    if m.status != OK:
+        empty = [""] * (len(TIMED_COLUMNS) - 3)
+        return (subject, m.contender, f"{m.status} {notes.mark(m.reason)}", *empty)
+    ratio = ratio_to_best_peer(m, group)
+    name, error, _ = m.worst_error
+    return (
+        subject,
+        m.contender,
+        _time(m, notes),
+        f"{ratio:.2f}" if ratio else "",
+        _peak(m),
+        f"{m.gflops:.0f}" if m.gflops else "",
+        _quartiles(m),
+        str(len(m.samples)),
+        f"{m.throughput:.3g}",
+        f"{error:.1e} ({name})",
+        m.note or "",
+    )
+
+
+def _scale_row(
+    m: Measurement, group: list[Measurement], subject: str, notes: Notes
+) -> tuple[str, ...]:
+    cost = f"{m.flops / 2e9:.1f}"
+    if m.status != OK:
+        empty = [""] * (len(SCALE_COLUMNS) - 4)
+        return (subject, m.contender, cost, f"{m.status} {notes.mark(m.reason)}", *empty)
+    rounds = str(len(m.samples))
+    return (
+        subject, m.contender, cost, format_ms(m.median), _peak(m), f"{m.gflops:.0f}",
+        _quartiles(m), rounds,
+    )  # fmt: skip
+
+
+def _memory_table(title: str, measurements: list[Measurement]) -> Table:
+    names, notes = list(dict.fromkeys(m.contender for m in measurements)), Notes()
+    rows = []
+    for case, group in by_case(measurements).items():
+        cells = {
+            m.contender: _peak(m) if m.status == OK else f"{m.status} {notes.mark(m.reason)}"
+            for m in group
+        }
+        rows.append((format_size(case.size), *(cells.get(name, "") for name in names)))
+    columns = (Column("size", number=False), *map(Column, names))
+    return Table(title, columns, rows, [NOTES[MEMORY], *notes])
+
+
+def _patched_table(title: str, measurements: list[Measurement]) -> Table:
+    """A line for each model, size and mode: what patch() is worth."""
+    rows, notes = [], Notes()
+    for case, group in by_case(measurements).items():
+        found = {m.contender: m for m in group}
+        contenders = [found.get(name) for name in (*UNPATCHED_NAMES, "patched")]
+        times = [
+            "-"
+            if m is None
+            else _time(m, notes)
+            if m.status == OK
+            else f"{m.status} {notes.mark(m.reason)}"
+            for m in contenders
+        ]
+        ratio = ratio_to_best_peer(found["patched"], group)
+        memory = " / ".join(_peak(m) or "-" if m else "-" for m in contenders)
+        gain = f"{ratio:.2f}" if ratio else ""
+        rows.append((case.subject, format_size(case.size), short_mode(case), *times, gain, memory))
+    return Table(title, PATCHED_COLUMNS, rows, [NOTES[PATCHED], *notes])
+
+
+def format_ms(seconds: float) -> str:
+    """Milliseconds with three digits at least."""
+    ms = seconds * 1e3
+    return f"{ms:.0f}" if ms >= 100 else f"{ms:.1f}" if ms >= 10 else f"{ms:.3g}"
+
+
+def _time(m: Measurement, notes: Notes) -> str:
+    """The median, with a mark and a note where errors are above their budgets."""
+    marked = f" {m.mark} {notes.mark(f'{m.contender}: {m.over_budget}')}" if m.mark else ""
+    return format_ms(m.median) + marked
+
+
+def _quartiles(m: Measurement) -> str:
+    return " - ".join(map(format_ms, m.spread))
 
 
 def _peak(m: Measurement) -> str:
     return f"{m.peak_bytes / 1e6:.0f}" if m.peak_bytes is not None else ""
 
 
-def outcome(measurement: Measurement) -> str:
-    """Why there is no figure, in words: `not run: 29.6 GB needed, 21.0 GB free`."""
-    status = "WRONG" if measurement.status == WRONG else measurement.status
-    return f"{status}: {measurement.reason}"
+def _conditions(case: Case) -> str:
+    return f", {case.dtype}" + (f", batch {case.batch}" if case.batch > 1 else "")
 
 
-def _memory_table(title: str, group: list[Measurement]) -> Table:
-    names = list(dict.fromkeys(m.contender for m in group))
-    rows = []
-    for case, measurements in by_case(group).items():
-        cells = {
-            m.contender: f"{m.peak_bytes / 1e6:.0f}" if m.status == OK else outcome(m)
-            for m in measurements
-        }
-        rows.append((format_size(case.size), *(cells.get(name, "") for name in names)))
-    return Table(title, ("size", *names), rows, NOTES[MEMORY])
-
-
-def _patched_table(title: str, group: list[Measurement]) -> Table:
-    """A line for each model, size and mode: what patch() is worth."""
-    rows = []
-    for case, measurements in by_case(group).items():
-        found = {m.contender: m for m in measurements}
-        times, memory, gains = [], [], []
-        patched = found["patched"]
-        for m in (*(found.get(name) for name in UNPATCHED_NAMES), patched):
-            times.append("-" if m is None else outcome(m) if m.status != OK else _ms(m.median))
-            memory.append(f"{m.peak_bytes / 1e6:.0f}" if m and m.peak_bytes is not None else "-")
-            if m is not None and m.samples and patched.samples and m is not patched:
-                gains.append(f"{speedup(patched.samples, m.samples):.2f}")
-        subject = f"{case.subject}, {format_size(case.size)}, {case.mode}"
-        rows.append((subject, *times, " / ".join(gains), " / ".join(memory)))
-    return Table(title, PATCHED_COLUMNS, rows, NOTES[PATCHED])
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.0f} ms"
-
-
-def _grouped(measurements: list[Measurement], key) -> dict[tuple, list[Measurement]]:
+def _grouped(
+    measurements: list[Measurement], key: Callable[[Case], tuple]
+) -> Iterator[tuple[Case, list[Measurement]]]:
+    """Groups of measurements whose cases have the same key, each with its first case."""
     groups: dict[tuple, list[Measurement]] = {}
     for m in measurements:
         groups.setdefault(key(m.case), []).append(m)
-    return groups
-
-
-def _without_empty_columns(table: Table) -> Table:
-    kept = [i for i in range(len(table.columns)) if i < 2 or any(row[i] for row in table.rows)]
-    columns = tuple(table.columns[i] for i in kept)
-    rows = [tuple(row[i] for i in kept) for row in table.rows]
-    return Table(table.title, columns, rows, table.note)
-
-
-def _is_number_column(column: str) -> bool:
-    return column not in ("", "contender", "note", "size", "error", "model")
+    return ((group[0].case, group) for group in groups.values())

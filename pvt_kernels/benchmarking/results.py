@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pvt_kernels.benchmarking.accuracy import is_wrong, verdict, worst
 from pvt_kernels.benchmarking.cases import Case
 from pvt_kernels.benchmarking.contenders import PEER_NAMES, UNPATCHED_NAMES
 from pvt_kernels.benchmarking.timing import best_peer, quartiles, speedup
 
-OK, WRONG, FAILED, NOT_RUN = "ok", "wrong", "failed", "not run"
+OK, FAILED, NOT_RUN = "ok", "failed", "not run"
+# of a timed contender whose error is above its budget, and far beyond any rounding
+ABOVE_BUDGET, WRONG = "!", "WRONG"
 
 
 @dataclass
@@ -20,7 +23,7 @@ class Measurement:
     """What became of one contender in one case.
 
     Attributes:
-        status: OK, WRONG (not timed), FAILED (raised) or NOT_RUN.
+        status: OK (whatever its errors are), FAILED (raised) or NOT_RUN.
         reason: for any status but OK.
         samples: seconds of each round, comparable round by round within the case.
         errors: relative error of every compared tensor against the fp64 oracle.
@@ -65,20 +68,47 @@ class Measurement:
         return self.flops / self.median / 1e9 if self.samples and self.flops else None
 
     @property
+    def over_budget(self) -> str | None:
+        """Which errors are above their budgets; None if there are none."""
+        return verdict(self.errors, self.budgets)
+
+    @property
+    def mark(self) -> str:
+        """ABOVE_BUDGET or WRONG, to stand beside the figures; empty if every error is small."""
+        if is_wrong(self.errors, self.budgets):
+            return WRONG
+        return ABOVE_BUDGET if self.over_budget else ""
+
+    @property
     def worst_error(self) -> tuple[str, float, float] | None:
         """The tensor closest to (or furthest beyond) its budget, its error and that budget."""
         if not self.errors:
             return None
-        name = max(self.errors, key=lambda n: self.errors[n] / self.budgets[n])
+        name = worst(self.errors, self.budgets)
         return name, self.errors[name], self.budgets[name]
 
 
 @dataclass
 class Results:
-    """All measurements of a run, and what they were made on."""
+    """All measurements of a run, and what they were made on.
+
+    Attributes:
+        environment: of `environment.collect`; beside it the `command`, how many `cases` it has,
+            and `matmul_gflops`, the rate of matrix products by dtype.
+    """
 
     environment: dict
     measurements: list[Measurement]
+
+    @property
+    def ended(self) -> int:
+        """How many cases were measured."""
+        return len(by_case(self.measurements))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run was not interrupted."""
+        return self.ended == self.environment["cases"]
 
     def of(self, kind: str) -> list[Measurement]:
         """The measurements of one kind of case."""
@@ -123,7 +153,10 @@ def by_case(measurements: Sequence[Measurement]) -> dict[Case, list[Measurement]
 
 
 def ratio_to_best_peer(measurement: Measurement, group: Sequence[Measurement]) -> float | None:
-    """How many times as fast as the fastest peer of the same case; None if not timed."""
+    """How many times as fast as the fastest peer of the same case, by medians.
+
+    A peer is one whatever its errors are. None if there is none, or nothing was timed.
+    """
     samples = {m.contender: m.samples for m in group}
     peer = best_peer(samples, (*PEER_NAMES, *UNPATCHED_NAMES))
     if peer is None or not measurement.samples:

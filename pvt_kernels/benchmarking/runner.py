@@ -10,13 +10,25 @@ import torch
 from torch import nn
 
 from pvt_kernels.benchmarking import memory
-from pvt_kernels.benchmarking.accuracy import error_budgets, relative_error, verdict
+from pvt_kernels.benchmarking.accuracy import (
+    package_budgets,
+    peer_budgets,
+    relative_error,
+    rounded,
+)
 from pvt_kernels.benchmarking.cases import BACKBONE, CORE, LAYER, MEMORY, PATCHED, Case, Suite
-from pvt_kernels.benchmarking.contenders import COMPILED, EAGER, NAIVE, Contender, contenders
+from pvt_kernels.benchmarking.contenders import (
+    COMPILED,
+    EAGER,
+    NAIVE,
+    PACKAGE,
+    Contender,
+    contenders,
+)
 from pvt_kernels.benchmarking.live_models import LIVE_MODELS
-from pvt_kernels.benchmarking.results import FAILED, NOT_RUN, WRONG, Measurement
+from pvt_kernels.benchmarking.results import FAILED, NOT_RUN, Measurement
 from pvt_kernels.benchmarking.timing import interleave, seconds
-from pvt_kernels.benchmarking.workloads import Workload, step, workload
+from pvt_kernels.benchmarking.workloads import SEED, Inputs, Workload, step, workload
 
 # Quick mode leaves out naive attention beyond this: it would take half a minute in all.
 QUICK_NAIVE_FLOPS = 5e10
@@ -32,8 +44,8 @@ def field_of(case: Case) -> list[Contender]:
 
 
 def _taking_part(case: Case, field: list[Contender]) -> list[Contender]:
-    # of the attention alone the naive form is the layer's
-    return [c for c in field if c.kind != NAIVE or case.kind != CORE]
+    # of the attention alone the naive form is the layer's, and compiling it gives SDPA
+    return [c for c in field if c.kind not in (NAIVE, COMPILED) or case.kind != CORE]
 
 
 def left_out(case: Case, contender: Contender, flops: int | None) -> bool:
@@ -101,13 +113,13 @@ def _check_and_time(
     measurements: dict[str, Measurement],
     progress: Progress,
 ) -> list[Contender]:
-    """Time those that are right; returns them."""
+    """Compare with the oracle and time; returns those that were timed."""
     # all layers share their code, and each case's shapes count against the compiler's limit
     torch.compiler.reset()
     modules: dict[str, nn.Module] = {}
-    oracles: dict[str, dict[str, torch.Tensor]] = {}
+    oracles: dict[str, tuple[dict[str, torch.Tensor], dict[str, float]]] = {}
     eager_errors = None
-    # eager first: the others are judged by its errors
+    # eager first: this package is judged by its errors
     for contender in sorted(field, key=lambda c: c.kind != EAGER):
         progress(f"{case}: checking {contender.name}")
         measurement = measurements[contender.name]
@@ -120,35 +132,54 @@ def _check_and_time(
         except Exception as error:
             measurement.end(FAILED, one_line(error))
             continue
+        modules[contender.name] = module
         group = NAIVE if contender.kind == NAIVE else EAGER
         if group not in oracles:
-            oracle = work.build_oracle(contender, inputs.rows)
-            oracles[group] = work.results(oracle, inputs.exact())
-        errors = {n: relative_error(actual[n], t) for n, t in oracles[group].items()}
-        judged_by = None if contender.kind in (NAIVE, EAGER) else eager_errors
-        measurement.errors = errors
-        measurement.budgets = error_budgets(list(errors), case.torch_dtype, judged_by)
-        if contender.kind == EAGER:
-            eager_errors = errors
-        wrong = verdict(errors, measurement.budgets)
-        if wrong:
-            measurement.end(WRONG, wrong)
+            oracles[group] = _exact(work, contender, inputs)
+        exact, rounding = oracles[group]
+        measurement.errors = _errors(actual, exact)
+        if contender.kind == PACKAGE:
+            budgets = package_budgets(rounding, case.torch_dtype, eager_errors)
         else:
-            modules[contender.name] = module
+            budgets = peer_budgets(rounding, case.torch_dtype)
+        measurement.budgets = budgets
+        if contender.kind == EAGER:
+            eager_errors = measurement.errors
     oracles.clear()
 
     progress(f"{case}: timing")
     device = torch.device(case.device)
+    rounds = suite.backbone_rounds if case.kind in (BACKBONE, PATCHED) else suite.rounds
     timed = [contender for contender in field if contender.name in modules]
-    samples = interleave(
+    samples, given_up = interleave(
         {c.name: _timed(work, modules[c.name], c, device) for c in timed},
         suite.seconds,
-        suite.backbone_rounds if case.kind in (BACKBONE, PATCHED) else suite.rounds,
-        occasional=[contender.name for contender in timed if contender.kind == NAIVE],
+        rounds,
+        optional=[contender.name for contender in timed if contender.kind == NAIVE],
     )
+    for name, needed in given_up.items():
+        measurements[name].end(NOT_RUN, f"would take {needed:.0f} s for {rounds} rounds")
     for contender in timed:
         measurements[contender.name].samples = samples[contender.name]
-    return timed
+    return [contender for contender in timed if contender.name not in given_up]
+
+
+def _exact(
+    work: Workload, contender: Contender, inputs: Inputs
+) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """What the oracle gives, and how far that moves when all its inputs are rounded once."""
+    oracle, dtype = work.build_oracle(contender, inputs.rows), inputs.x.dtype
+    exact = work.results(oracle, inputs.exact())
+    generator = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        for parameter in oracle.parameters():
+            parameter.copy_(rounded(parameter, dtype, generator))
+    moved = work.results(oracle, inputs.exact(lambda t: rounded(t, dtype, generator)))
+    return exact, _errors(moved, exact)
+
+
+def _errors(actual: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> dict[str, float]:
+    return {name: relative_error(actual[name], tensor) for name, tensor in exact.items()}
 
 
 def _timed(

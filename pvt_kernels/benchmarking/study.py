@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pvt_kernels import models
 from pvt_kernels.benchmarking import memory
-from pvt_kernels.benchmarking.cases import FORWARD, SCALE, Case
+from pvt_kernels.benchmarking.cases import FORWARD, SCALE, Case, Suite
 from pvt_kernels.benchmarking.extras import require
 from pvt_kernels.benchmarking.memory import WARM_UP_SIZE, Peak
 from pvt_kernels.benchmarking.photo import photo_batch
@@ -24,7 +24,7 @@ from pvt_kernels.benchmarking.shapes import Size
 from pvt_kernels.benchmarking.timing import interleave, seconds
 
 SIZES: tuple[Size, ...] = tuple((side, side) for side in (224, 448, 672, 896, 1120, 1344))
-SECONDS, ROUNDS = 1.0, 3
+SECONDS, ROUNDS = 1.0, 7
 # a forward that would take longer is not run
 LONGEST_S = 12.0
 
@@ -43,10 +43,11 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def cases(sizes: Sequence[Size], dtype: str, batch: int, device: str) -> list[Case]:
-    """One for each size, small to large."""
+def suite(sizes: Sequence[Size], dtype: str, batch: int, device: str) -> Suite:
+    """A case for each size, small to large."""
     ordered = sorted(sizes, key=lambda size: size[0] * size[1])
-    return [Case(SCALE, "backbones", size, FORWARD, dtype, batch, device) for size in ordered]
+    cases = tuple(Case(SCALE, "backbones", size, FORWARD, dtype, batch, device) for size in ordered)
+    return Suite(cases, SECONDS, ROUNDS, ROUNDS, quick=False)
 
 
 def run_case(
@@ -57,7 +58,7 @@ def run_case(
     """Count, measure and time a forward of every network on the photo.
 
     Args:
-        case: of `cases`.
+        case: of `suite`.
         before: what was measured at smaller sizes, from which follows what would take too long or
             not fit; without it all networks run.
         progress: told what is running.
@@ -83,7 +84,7 @@ def run_case(
                 networks[name] = _ready(network, case)
         progress(f"{case}: timing")
         images = _images(case, case.size)
-        samples = interleave(
+        samples, _ = interleave(
             {
                 name: partial(seconds, partial(_forward, network, images), device)
                 for name, network in networks.items()

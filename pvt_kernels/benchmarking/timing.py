@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-# How often a contender runs that is compared but seldom, if one run outlasts a case's budget.
-OCCASIONAL_ROUNDS = 2
+# What a contender that may be left out may take for all its rounds, in seconds.
+LONGEST_S = 20.0
 # more samples of a fast contender would tell nothing new
 MOST_ROUNDS = 300
 MATMUL_SIZE, MATMUL_ROUNDS = 2048, 5
@@ -40,8 +40,8 @@ def interleave(
     measures: dict[str, Callable[[], float]],
     budget_s: float,
     minimum_rounds: int,
-    occasional: Sequence[str] = (),
-) -> dict[str, list[float]]:
+    optional: Sequence[str] = (),
+) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Run every measure once a round until the budget is spent, at least `minimum_rounds` times.
 
     Args:
@@ -49,12 +49,15 @@ def interleave(
             has run before, as a warm-up.
         budget_s: seconds for all rounds together, of which there are at most MOST_ROUNDS.
         minimum_rounds: rounds that run whatever the budget is.
-        occasional: contenders that leave after OCCASIONAL_ROUNDS if a run outlasts the budget.
+        optional: contenders that are given up after a first run by which all rounds of it would
+            take longer than LONGEST_S.
 
     Returns:
-        Each contender's samples: the i-th are of the same round.
+        Each contender's samples: the i-th are of the same round. And of those given up, which have
+        none, how many seconds their rounds would take.
     """
     samples: dict[str, list[float]] = {name: [] for name in measures}
+    given_up: dict[str, float] = {}
     active = list(measures)
     begin, index = time.perf_counter(), 0
     while active and (
@@ -62,10 +65,13 @@ def interleave(
     ):
         for name in rotated(active, index):
             samples[name].append(measures[name]())
+        if index == 0:
+            expected = {name: minimum_rounds * samples[name][0] for name in optional}
+            given_up = {name: s for name, s in expected.items() if s > LONGEST_S}
+            samples |= {name: [] for name in given_up}
+            active = [name for name in active if name not in given_up]
         index += 1
-        if index == OCCASIONAL_ROUNDS:
-            active = [n for n in active if n not in occasional or min(samples[n]) <= budget_s]
-    return samples
+    return samples, given_up
 
 
 def matmul_gflops(dtype: torch.dtype, device: torch.device) -> float:
@@ -90,5 +96,8 @@ def best_peer(samples: dict[str, list[float]], peers: Sequence[str]) -> str | No
 
 
 def speedup(own: Sequence[float], peer: Sequence[float]) -> float:
-    """How many times as fast as the peer: the median of the ratios within each round."""
-    return statistics.median(p / o for p, o in zip(peer, own, strict=False))
+    """How many times as fast as the peer: the peer's median by the own.
+
+    The one statistic of the benchmark, so that a ratio follows from the times beside it.
+    """
+    return statistics.median(peer) / statistics.median(own)

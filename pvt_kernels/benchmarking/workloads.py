@@ -64,10 +64,11 @@ class Inputs:
         masked = [torch.zeros_like(g).index_copy(1, rows, g[:, rows]) for g in self.gradients]
         return Inputs(self.x, self.arguments, masked, rows)
 
-    def exact(self) -> Inputs:
-        """The same numbers in fp64."""
-        gradients = [gradient.double() for gradient in self.gradients]
-        return Inputs(_leaf(self.x, torch.float64), self.arguments, gradients, self.rows)
+    def exact(self, change: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Inputs:
+        """The same numbers in fp64, or these as `change` returns them."""
+        gradients = [change(gradient.double()) for gradient in self.gradients]
+        x = _leaf(change(self.x.detach().double()), torch.float64)
+        return Inputs(x, self.arguments, gradients, self.rows)
 
 
 def step(module: nn.Module, inputs: Inputs) -> list[Tensor]:

@@ -80,22 +80,58 @@ def test_relative_error():
         accuracy.relative_error(torch.ones(3), oracle)
 
 
-def test_budgets_follow_the_eager_errors_up_to_what_eager_may_err_by():
-    eps = torch.finfo(torch.float32).eps
-    names = ["output", "x"]
-    own = accuracy.error_budgets(names, torch.float32, None)
-    assert own == {
-        "output": accuracy.EAGER_OUTPUT_EPS * eps,
-        "x": accuracy.EAGER_GRADIENT_EPS * eps,
-    }
-    model = accuracy.error_budgets([accuracy.PARAMETERS], torch.float32, None)
-    assert model == {"parameters": accuracy.EAGER_PARAMETERS_EPS * eps}
-    close = accuracy.error_budgets(names, torch.float32, {"output": eps, "x": eps})
-    assert close == {"output": 2 * eps, "x": 3 * eps}
-    exact = accuracy.error_budgets(names, torch.float32, {"output": 0.0, "x": 0.1 * eps})
-    assert exact == {"output": eps, "x": eps}
-    far = accuracy.error_budgets(names, torch.float32, {"output": 1.0, "x": math.nan})
-    assert far == {"output": 2 * own["output"], "x": 3 * own["x"]}
+EPS = torch.finfo(torch.float32).eps
+
+
+def test_a_rounding_moves_numbers_by_half_an_eps_at_most():
+    exact = torch.linspace(-3, 3, 1000, dtype=torch.float64)
+    moved = accuracy.rounded(exact, torch.bfloat16, torch.Generator().manual_seed(0))
+    error = ((moved - exact) / exact).abs()
+    eps = torch.finfo(torch.bfloat16).eps
+    assert 0.4 * eps < error.max() <= 0.5 * eps
+    assert 0.2 * eps < error.mean() < 0.3 * eps
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_peers_may_err_by_the_rounding_of_tensors_and_of_long_sums(dtype):
+    # a sum of 4096 terms in fp32 errs by the root of that many roundings, whatever the dtype
+    allowed = accuracy.peer_budgets({"output": 2e-3, "x": 4e-3}, dtype)
+    sums = 64 if dtype == torch.float32 else 64 * EPS / torch.finfo(dtype).eps
+    factor = accuracy.ROUNDED_TENSORS + sums
+    assert allowed == pytest.approx({"output": 2e-3 * factor, "x": 4e-3 * factor})
+
+
+def test_the_package_may_err_by_a_multiple_of_the_eager_formula():
+    rounding = {"output": EPS, "x": 2 * EPS}
+    own = accuracy.peer_budgets(rounding, torch.float32)
+
+    def budgets(output, x):
+        return accuracy.package_budgets(rounding, torch.float32, {"output": output, "x": x})
+
+    assert budgets(5 * EPS, 6 * EPS) == pytest.approx({"output": 10 * EPS, "x": 18 * EPS})
+    # where eager happens to be exact, one rounding of the inputs is no fault
+    assert budgets(0.0, 0.1 * EPS) == rounding
+    # where eager is wrong itself, it is no yardstick
+    assert budgets(1.0, math.nan) == {"output": 2 * own["output"], "x": 3 * own["x"]}
+    assert accuracy.package_budgets(rounding, torch.float32, None) == own
+
+
+def test_the_rounding_of_a_sum_that_cancels_counts_for_more():
+    """What a bias' gradient is: no dtype or machine adds numbers up better than they are given."""
+    generator = torch.Generator().manual_seed(0)
+    terms = torch.randn(10_000, 8, dtype=torch.float64, generator=generator)
+    moved = accuracy.rounded(terms, torch.float32, generator)
+    alike = accuracy.relative_error(moved.abs().sum(0), terms.abs().sum(0))
+    cancelling = accuracy.relative_error(moved.sum(0), terms.sum(0))
+    assert cancelling > 20 * alike
+
+
+def test_what_no_rounding_explains_is_wrong():
+    budgets = {"output": 1e-6, "x": 0.1}
+    assert not accuracy.is_wrong({"output": 9e-5, "x": 0.4}, budgets)
+    assert accuracy.is_wrong({"output": 2e-4, "x": 0.0}, budgets)
+    assert accuracy.is_wrong({"output": 0.0, "x": 0.6}, budgets)
+    assert accuracy.is_wrong({"output": 0.0, "x": math.nan}, budgets)
 
 
 def test_verdict_names_the_worst_tensor():

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -26,18 +27,68 @@ def briefly(case, chosen, progress):
         (["--models", "pvt_v2_b2_linear"], r"argument --models: invalid choice"),
         (["--batch", "0"], r"argument --batch: given '0', accepted a whole number"),
         (["--device", "tpu"], r"argument --device: given 'tpu', accepted cpu"),
+        (["--sizes", "-224x224"], r"argument --sizes: size: given '-224x224', accepted HEIGHTxW"),
+        (["--batch", "-1"], r"argument --batch: given '-1', accepted a whole number"),
+        (["--output", __file__], r"argument --output: given '.*', which is a file, accepted a fo"),
+        (["--model", "h100"], r"argument --model: given 'h100'; .* roofline --gpu h100$"),
     ],
 )
 def test_errors_name_argument_given_and_accepted(arguments, message, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["bench", *arguments])
     assert exit_.value.code == 2
-    assert re.search(message, capsys.readouterr().err)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
 
 
 def test_plot_of_a_missing_file_is_an_error(capsys, tmp_path):
-    assert main(["plot", str(tmp_path / "none.json")]) == 1
-    assert "none.json" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit_:
+        main(["plot", str(tmp_path / "none.json")])
+    assert exit_.value.code == 2
+    wanted = r"argument RESULTS.json: given '.*none.json', accepted a file that exists\n$"
+    assert re.search(wanted, capsys.readouterr().err)
+
+
+def test_plot_of_a_file_without_results_is_an_error(capsys, tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text("{}")
+    assert main(["plot", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"results: given '.*other.json', accepted a results.json", line)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ValueError("what was given"), 2, "error: what was given"),
+        (FileNotFoundError("no such file"), 2, "error: no such file"),
+        (OSError("disk full"), 1, "error: disk full"),
+        (ImportError("needs another package"), 1, "error: needs another package"),
+        (KeyboardInterrupt("3 of 5 are there"), 130, "Interrupted: 3 of 5 are there"),
+        (KeyboardInterrupt(), 130, "Interrupted."),
+    ],
+)
+def test_exit_statuses(error, status, line, capsys, monkeypatch):
+    def fail(console):
+        raise error
+
+    monkeypatch.setattr(cli.info, "print_info", fail)
+    assert main(["info"]) == status
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+@pytest.mark.parametrize("command", ["info", "bench", "bench-patch", "study", "plot", "publish",
+                                     "roofline"])  # fmt: skip
+def test_help_explains_every_option_with_its_default(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    options = re.split(r"\n(?=  -|  [A-Z])", text.partition("options:")[2])[1:]
+    for option in options:
+        # flags and what has to be given have none
+        exempt = re.match(r" +(-h|--quick|--gpu)", option)
+        assert exempt or re.search(r"default\s", option), option
+    assert "METAVAR" not in text and len(text.split("\n\n")[1]) > 30
 
 
 def test_bench_writes_results_tables_and_plots(tmp_path, capsys, monkeypatch):
@@ -51,6 +102,8 @@ def test_bench_writes_results_tables_and_plots(tmp_path, capsys, monkeypatch):
     ]
     monkeypatch.setattr(cli, "run_case", briefly)
     assert main([*arguments, "--output", str(tmp_path)]) == 0
+    command = "Command: `python -m pvt_kernels bench --quick --device=cpu --sizes=64x96"
+    assert command in (tmp_path / "table.md").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {
         "results.json",
         "table.md",
@@ -63,6 +116,17 @@ def test_bench_writes_results_tables_and_plots(tmp_path, capsys, monkeypatch):
         path.unlink()
     assert main(["plot", str(tmp_path / "results.json")]) == 0
     assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_runs_go_to_a_folder_that_git_ignores(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "run_case", briefly)
+    assert main(["bench", "--quick", "--device=cpu", "--sizes=64x96", "--stages=2"]) == 0
+    (folder,) = (tmp_path / "benchmarks/runs").iterdir()
+    assert re.fullmatch(r".*(avx|portable).*-\d+-threads?", folder.name)
+    assert (folder / "results.json").exists()
+    root = Path(__file__).parents[2]
+    assert "benchmarks/runs/" in (root / ".gitignore").read_text().splitlines()
 
 
 def test_info_names_versions_backends_and_models(capsys):

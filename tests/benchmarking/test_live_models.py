@@ -38,6 +38,7 @@ def test_contenders_are_right_and_timed(model, mode, no_memory_measurement):
     assert [m.contender for m in found] == [*(f"unpatched, {core}" for core in cores), "patched"]
     for m in found:
         assert m.status == OK, m.reason
+        assert not m.mark, (m.contender, m.over_budget)
         assert len(m.samples) == 2
         assert m.errors.keys() == {"output"} | ({"x", "parameters"} if mode == TRAINING else set())
 

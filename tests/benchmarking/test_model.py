@@ -129,9 +129,13 @@ def test_a_v100_has_no_waves_in_bfloat16():
 @pytest.mark.parametrize("name", model.GPU_MODELS)
 def test_the_command_prints_every_kernel_and_measures_nothing(name, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert main(["bench", "--model", name, "--stages", "1", "4", "--batch", "2"]) == 0
+    assert main(["roofline", "--gpu", name, "--stages", "1", "4", "--batch", "2"]) == 0
     printed = capsys.readouterr().out
     for cost in model.forward_costs(stage_shape(1, SIZE), torch.float16):
         assert cost.name in printed
     assert "the least time, not measured" in printed
+    gpu, shape = model.GPU_MODELS[name], stage_shape(1, SIZE, batch=2)
+    for costs in model.totals(shape, torch.float16).values():
+        total = 1e6 * sum(cost.seconds(gpu, torch.float16) for cost in costs)
+        assert re.search(rf" total .* {total:.1f} ", printed)
     assert not any(tmp_path.iterdir())

@@ -20,7 +20,7 @@ def briefly(monkeypatch):
 
 
 def case_of(side):
-    return study.cases([(side, side)], "fp32", 1, "cpu")[0]
+    return study.suite([(side, side)], "fp32", 1, "cpu").cases[0]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_without_reduction_or_pyramid_the_operations_grow_faster():
 
 
 def test_sizes_run_from_small_to_large():
-    chosen = study.cases([(96, 64), (64, 64), (128, 128)], "bf16", 2, "cpu")
+    chosen = study.suite([(96, 64), (64, 64), (128, 128)], "bf16", 2, "cpu").cases
     assert [case.size for case in chosen] == [(64, 64), (96, 64), (128, 128)]
     assert all((case.dtype, case.batch) == ("bf16", 2) for case in chosen)
 
@@ -98,7 +98,7 @@ def test_the_command_writes_table_and_plot(briefly, tmp_path, capsys):
     ]
     assert all(m.status == OK and m.peak_bytes > 0 for m in results.measurements)
     rows = [line for line in (tmp_path / "study.md").read_text().splitlines() if "ResNet" in line]
-    assert len(rows) == 2 and all(len(row.split("|")) == 9 for row in rows)
+    assert len(rows) == 2 and all(len(row.split("|")) == 10 for row in rows)
     (tmp_path / "scale-fp32.png").unlink()
     assert main(["plot", str(tmp_path / "study.json")]) == 0
     assert (tmp_path / "scale-fp32.png").exists()

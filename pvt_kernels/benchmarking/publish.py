@@ -1,0 +1,150 @@
+"""Makes a run the published one: below benchmarks/results, and in the README."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from pvt_kernels.benchmarking.cases import FORWARD, LAYER, MEMORY, QUICK_SIZE, TRAINING
+from pvt_kernels.benchmarking.contenders import PEER_NAMES
+from pvt_kernels.benchmarking.environment import slug
+from pvt_kernels.benchmarking.plots import write_plots
+from pvt_kernels.benchmarking.report import about, format_ms, markdown, short_mode
+from pvt_kernels.benchmarking.results import (
+    OK,
+    Measurement,
+    Results,
+    by_case,
+    ratio_to_best_peer,
+)
+from pvt_kernels.benchmarking.shapes import STAGES, format_size
+from pvt_kernels.benchmarking.table import Column, Table, markdown_table
+
+RESULTS_FOLDER = Path("benchmarks/results")
+# samples and their tables; a run has the first at least
+FILES = {"results.json": "table.md", "patched.json": "patched.md", "study.json": "study.md"}
+LEAST_ROUNDS = 7
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+# what the README shows
+DTYPE, OWN = "fp32", "pvt_kernels"
+SHOWN = (*PEER_NAMES, OWN)
+
+
+def publish(run: Path, readme: Path) -> list[Path]:
+    """Copy a run's samples below benchmarks/results beside the README, with tables and plots.
+
+    The folder is named after the machine; what it had of an older run goes. The README's section
+    between the markers BEGIN and END is written anew.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: the run is not complete, or the README has no such section.
+    """
+    found = {name: Results.load(run / name) for name in FILES if (run / name).is_file()}
+    if "results.json" not in found:
+        raise ValueError(f"RUN: given {str(run)!r}, accepted a folder with bench's results.json")
+    for name, results in found.items():
+        _check_complete(run / name, results)
+    results = found["results.json"]
+    layers = _layers(results)
+    if not layers:
+        raise ValueError(
+            f"RUN: {run} lacks layers of the README's table; accepted a run that has all stages at "
+            f"{format_size(QUICK_SIZE)} in {DTYPE}"
+        )
+    text = readme.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"--readme: given {str(readme)!r}, accepted one with {BEGIN} and {END}")
+
+    folder = readme.parent / RESULTS_FOLDER / slug(results.environment["device"])
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    written = []
+    for name, of_file in found.items():
+        samples, table = folder / name, folder / FILES[name]
+        shutil.copyfile(run / name, samples)
+        table.write_text(markdown(of_file))
+        written += [samples, table, *write_plots(of_file, folder)]
+    section = _section(results, layers, folder.relative_to(readme.parent).as_posix())
+    readme.write_text(f"{before}{BEGIN}\n{section}\n{END}{after}")
+    return [*written, readme]
+
+
+def _check_complete(path: Path, results: Results) -> None:
+    if not results.complete:
+        raise ValueError(
+            f"RUN: {path} was interrupted after {results.ended} of {results.environment['cases']} "
+            "cases; accepted a complete run"
+        )
+    for m in results.measurements:
+        if m.status == OK and m.case.kind != MEMORY and len(m.samples) < LEAST_ROUNDS:
+            raise ValueError(
+                f"RUN: {path} has {len(m.samples)} rounds of {m.contender}, {m.case}; accepted "
+                f"{LEAST_ROUNDS} at least"
+            )
+
+
+def _layers(results: Results) -> list[list[Measurement]]:
+    """The layers that the README shows, forward before training; empty if one is missing."""
+    groups = {
+        (case.mode, case.stage): group
+        for case, group in by_case(results.of(LAYER)).items()
+        if (case.dtype, case.size) == (DTYPE, QUICK_SIZE)
+        and {m.contender for m in group} >= set(SHOWN)
+    }
+    wanted = [(mode, stage) for mode in (FORWARD, TRAINING) for stage in STAGES]
+    return [groups[key] for key in wanted] if groups.keys() >= set(wanted) else []
+
+
+def _section(results: Results, layers: list[list[Measurement]], folder: str) -> str:
+    """Machine, command, one table and one plot."""
+    columns = (
+        Column("ms", number=False),
+        *(Column(name) for name in SHOWN),
+        Column("times as fast as the best peer"),
+        Column(f"peak MB: {' / '.join(SHOWN)}"),
+    )
+    rows = []
+    for group in layers:
+        found = {m.contender: m for m in group}
+        ratio = ratio_to_best_peer(found[OWN], group)
+        peaks = (found[name].peak_bytes for name in SHOWN)
+        rows.append(
+            (
+                f"{found[OWN].case.subject}, {short_mode(found[OWN].case)}",
+                *(_cell(found[name]) for name in SHOWN),
+                f"{ratio:.2f}" if ratio else "",
+                " / ".join("-" if peak is None else f"{peak / 1e6:.0f}" for peak in peaks),
+            )
+        )
+    case = layers[0][0].case
+    size = format_size(case.size)
+    note = (
+        f"Median milliseconds of {_rounds(layers)} rounds that run all contenders in turn; the "
+        "ratio is that of the medians of the fastest peer and of pvt_kernels. Every result is "
+        "compared with a float64 oracle; `!` marks a peer whose rounding errors are above their "
+        "budget. MB: growth of memory beyond weights and input."
+    )
+    table = Table(f"Layers of PVT, {DTYPE}, {case.batch} image at {size}", columns, rows, [note])
+    return "\n\n".join(
+        [
+            f"{about(results)} `{results.environment['command']}` "
+            f"([all figures]({folder}/table.md), [samples]({folder}/results.json)):",
+            markdown_table(table),
+            f"![Time of layers]({folder}/stages-{size}-{DTYPE}.png)",
+        ]
+    )
+
+
+def _cell(m: Measurement) -> str:
+    return f"{format_ms(m.median)} {m.mark}".strip() if m.status == OK else m.status
+
+
+def _rounds(layers: list[list[Measurement]]) -> str:
+    counts = [len(m.samples) for group in layers for m in group if m.samples]
+    return f"{min(counts)} to {max(counts)}"
