@@ -2,10 +2,9 @@
 
 from importlib.metadata import version as _version
 
-# first: it says in a line why there is no compiled module for all that follows
+# first, since they act when imported: one says in a line that there is no compiled module, one
+# tells whoever typed a command that PyTorch is being imported
 from pvt_kernels import _compiled as _compiled
-
-# first: it acts when it is imported, before what takes seconds
 from pvt_kernels import startup as _startup  # noqa: F401
 from pvt_kernels.backends import Decision, explain, use_backend
 from pvt_kernels.integrations import patch, unpatch
