@@ -39,7 +39,7 @@ struct CodePath {
         path::multi_head_attention_backward                                                    \
   }
 
-const CodePath& code_path() {
+const CodePath& code_path(DType dtype) {
   static const std::map<std::string, CodePath> paths = {
       {"portable", PVT_KERNELS_CODE_PATH_TABLE(portable)},
 #if defined(__x86_64__)
@@ -48,7 +48,9 @@ const CodePath& code_path() {
       {"avx512_bf16", PVT_KERNELS_CODE_PATH_TABLE(avx512_bf16)},
 #endif
   };
-  return paths.at(capability());
+  const std::string name = capability();
+  // avx512_bf16 has kernels for bf16 alone
+  return paths.at(name == "avx512_bf16" && dtype != DType::bf16 ? "avx512" : name);
 }
 
 }  // namespace
@@ -83,38 +85,39 @@ std::string capability() {
 }
 
 std::size_t attention_forward_workspace(const AttentionSizes& sizes) {
-  return code_path().attention_forward_workspace(sizes);
+  return code_path(sizes.dtype).attention_forward_workspace(sizes);
 }
 
 std::size_t attention_backward_workspace(const AttentionSizes& sizes) {
-  return code_path().attention_backward_workspace(sizes);
+  return code_path(sizes.dtype).attention_backward_workspace(sizes);
 }
 
 void attention_forward(const AttentionSizes& sizes, Heads q, Heads k, Heads v, Biases biases,
                        void* o, void* result, float* lse, void* workspace) {
-  code_path().attention_forward(sizes, q, k, v, biases, o, result, lse, workspace);
+  code_path(sizes.dtype).attention_forward(sizes, q, k, v, biases, o, result, lse, workspace);
 }
 
 void attention_backward(const AttentionSizes& sizes, Heads d_o, Heads q, Heads k, Heads v,
                         const float* key_bias, Heads o, const float* lse, void* dq, void* dk,
                         void* dv, float* dkey_bias, void* workspace) {
-  code_path().attention_backward(sizes, d_o, q, k, v, key_bias, o, lse, dq, dk, dv, dkey_bias,
-                                 workspace);
+  code_path(sizes.dtype)
+      .attention_backward(sizes, d_o, q, k, v, key_bias, o, lse, dq, dk, dv, dkey_bias, workspace);
 }
 
 std::size_t spatial_reduction_forward_workspace(const SpatialReductionSizes& sizes) {
-  return code_path().spatial_reduction_forward_workspace(sizes);
+  return code_path(sizes.dtype).spatial_reduction_forward_workspace(sizes);
 }
 
 std::size_t spatial_reduction_backward_workspace(const SpatialReductionSizes& sizes) {
-  return code_path().spatial_reduction_backward_workspace(sizes);
+  return code_path(sizes.dtype).spatial_reduction_backward_workspace(sizes);
 }
 
 void spatial_reduction_forward(const SpatialReductionSizes& sizes, Tokens x, const void* weight,
                                const float* bias, const float* norm_weight, const float* norm_bias,
                                void* y, float* normalized, float* rstd, void* workspace) {
-  code_path().spatial_reduction_forward(sizes, x, weight, bias, norm_weight, norm_bias, y,
-                                        normalized, rstd, workspace);
+  code_path(sizes.dtype)
+      .spatial_reduction_forward(sizes, x, weight, bias, norm_weight, norm_bias, y, normalized,
+                                 rstd, workspace);
 }
 
 void spatial_reduction_backward(const SpatialReductionSizes& sizes, const void* dy, Tokens x,
@@ -122,29 +125,30 @@ void spatial_reduction_backward(const SpatialReductionSizes& sizes, const void* 
                                 const float* normalized, const float* rstd, void* dx, void* dweight,
                                 float* dbias, float* dnorm_weight, float* dnorm_bias,
                                 void* workspace) {
-  code_path().spatial_reduction_backward(sizes, dy, x, weight, norm_weight, normalized, rstd, dx,
-                                         dweight, dbias, dnorm_weight, dnorm_bias, workspace);
+  code_path(sizes.dtype)
+      .spatial_reduction_backward(sizes, dy, x, weight, norm_weight, normalized, rstd, dx, dweight,
+                                  dbias, dnorm_weight, dnorm_bias, workspace);
 }
 
 std::size_t multi_head_attention_forward_workspace(const AttentionSizes& sizes) {
-  return code_path().multi_head_attention_forward_workspace(sizes);
+  return code_path(sizes.dtype).multi_head_attention_forward_workspace(sizes);
 }
 
 std::size_t multi_head_attention_backward_workspace(const AttentionSizes& sizes) {
-  return code_path().multi_head_attention_backward_workspace(sizes);
+  return code_path(sizes.dtype).multi_head_attention_backward_workspace(sizes);
 }
 
 void multi_head_attention_forward(const MultiHeadAttention& a, void* result, void* o, void* kv,
                                   float* lse, void* workspace) {
-  code_path().multi_head_attention_forward(a, result, o, kv, lse, workspace);
+  code_path(a.sizes.dtype).multi_head_attention_forward(a, result, o, kv, lse, workspace);
 }
 
 void multi_head_attention_backward(const MultiHeadAttention& a, Tokens dresult, const void* o,
                                    const void* kv, const float* lse, void* dx, void* dy,
                                    LinearGradient dq, LinearGradient dkv, LinearGradient dout,
                                    void* workspace) {
-  code_path().multi_head_attention_backward(a, dresult, o, kv, lse, dx, dy, dq, dkv, dout,
-                                            workspace);
+  code_path(a.sizes.dtype)
+      .multi_head_attention_backward(a, dresult, o, kv, lse, dx, dy, dq, dkv, dout, workspace);
 }
 
 }  // namespace pvt_kernels::cpu

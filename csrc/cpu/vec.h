@@ -232,6 +232,13 @@ struct F16 {
   }
 };
 
+#if defined(PVT_KERNELS_BF16_ALONE)
+// As below, on a code path that is for bf16 alone.
+template <class F>
+void with_dtype(DType, F f) {
+  f(BF16());
+}
+#else
 // Calls f with the type above that a tensor is stored in: f(F32()), f(BF16()) or f(F16()).
 template <class F>
 void with_dtype(DType dtype, F f) {
@@ -244,6 +251,7 @@ void with_dtype(DType dtype, F f) {
       return f(F16());
   }
 }
+#endif
 
 }  // namespace
 }  // namespace pvt_kernels::cpu
