@@ -7,7 +7,7 @@ parts' parameters, and honours whatever was put in the parts' place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,15 @@ from pvt_kernels.ops.attention import attention
 from pvt_kernels.ops.multi_head_attention import multi_head_attention
 from pvt_kernels.ops.spatial_reduction import spatial_reduction
 
+# of a linear layer: weight and bias
+Weights = tuple[Tensor, Tensor | None]
 # a linear layer as a module, or as its weight and bias
-Projection = nn.Module | tuple[Tensor, Tensor | None]
+Projection = nn.Module | Weights
 
 # out_proj of torch.nn.MultiheadAttention is a Linear under a name of its own
 LINEAR_TYPES = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
+
+ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 
 class Parts(NamedTuple):
@@ -58,9 +62,12 @@ def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> 
     """
     y = x
     if parts.pool is not None:
+        assert parts.activation is not None and parts.conv is not None and parts.norm is not None
         pooled = parts.pool(image(x, H, W))
-        y = parts.activation(reduce(tokens(pooled), *pooled.shape[2:], parts.conv, parts.norm))
+        height, width = pooled.shape[2:]
+        y = parts.activation(reduce(tokens(pooled), height, width, parts.conv, parts.norm))
     elif parts.conv is not None:
+        assert parts.norm is not None
         y = reduce(x, H, W, parts.conv, parts.norm)
     dropout_p = parts.dropout_p if training else 0.0
     layers = (parts.query, parts.keys_values, parts.out)
@@ -93,7 +100,7 @@ def attend(
         (B, N, C).
     """
     layers = (query, *keys_values, out)
-    if all(isinstance(layer, tuple) or is_plain(layer, LINEAR_TYPES) for layer in layers):
+    if _are_linear(layers):
         (q_weight, q_bias), *kv, (out_weight, out_bias) = map(_weights, layers)
         kv_weight, kv_bias = kv[0] if len(kv) == 1 else _stacked(*kv)
         tensors = (q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias)
@@ -111,7 +118,7 @@ def reduce(x: Tensor, H: int, W: int, conv: nn.Module, norm: nn.Module) -> Tenso
 
     Modules of other kinds, or that somebody listens to by a hook, are called as they are.
     """
-    if _is_patch_conv(conv) and _is_layer_norm(norm):
+    if _is_patch_conv(conv) and conv.bias is not None and _is_layer_norm(norm):
         parameters = (conv.weight, conv.bias, norm.weight, norm.bias)
         return spatial_reduction(x, H, W, *parameters, norm.eps)
     return norm(tokens(conv(image(x, H, W))))
@@ -127,7 +134,7 @@ def tokens(image: Tensor) -> Tensor:
     return image.flatten(2).transpose(1, 2)
 
 
-def is_plain(module: nn.Module, types: Sequence[type[nn.Module]]) -> bool:
+def is_plain(module: nn.Module, types: Sequence[type[ModuleType]]) -> TypeGuard[ModuleType]:
     """Whether a module is exactly of one of the types, and nobody listens to it."""
     return type(module) in types and not is_listened_to(module)
 
@@ -148,7 +155,7 @@ def drops_nothing(dropout: nn.Module) -> bool:
     return is_plain(dropout, (nn.Dropout,)) and (not dropout.training or dropout.p == 0)
 
 
-def is_conv(module: nn.Module) -> bool:
+def is_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether its forward is torch.nn.Conv2d's; mmcv's differs for empty tensors alone."""
     kind = type(module)
     return kind is nn.Conv2d or (
@@ -157,11 +164,14 @@ def is_conv(module: nn.Module) -> bool:
     )
 
 
-def _is_patch_conv(conv: nn.Module) -> bool:
+def _are_linear(layers: Sequence[Projection]) -> TypeGuard[Sequence[nn.Linear | Weights]]:
+    return all(isinstance(layer, tuple) or is_plain(layer, LINEAR_TYPES) for layer in layers)
+
+
+def _is_patch_conv(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
     return (
         is_conv(conv)
         and not is_listened_to(conv)
-        and conv.bias is not None
         and conv.kernel_size == conv.stride
         and conv.kernel_size[0] == conv.kernel_size[1]
         and conv.padding in ("valid", (0, 0))
@@ -170,11 +180,11 @@ def _is_patch_conv(conv: nn.Module) -> bool:
     )
 
 
-def _is_layer_norm(norm: nn.Module) -> bool:
+def _is_layer_norm(norm: nn.Module) -> TypeGuard[nn.LayerNorm]:
     return is_plain(norm, (nn.LayerNorm,)) and norm.bias is not None
 
 
-def _weights(layer: Projection) -> tuple[Tensor, Tensor | None]:
+def _weights(layer: nn.Linear | Weights) -> Weights:
     return layer if isinstance(layer, tuple) else (layer.weight, layer.bias)
 
 
@@ -182,12 +192,10 @@ def _project(x: Tensor, layer: Projection) -> Tensor:
     return F.linear(x, *layer) if isinstance(layer, tuple) else layer(x)
 
 
-def _stacked(
-    key: tuple[Tensor, Tensor | None], value: tuple[Tensor, Tensor | None]
-) -> tuple[Tensor, Tensor | None]:
-    weights, biases = zip(key, value, strict=True)
-    if biases == (None, None):
-        return torch.cat(weights), None
-    zeros = (weight.new_zeros(weight.shape[0]) for weight in weights)
-    filled = [z if bias is None else bias for z, bias in zip(zeros, biases, strict=True)]
-    return torch.cat(weights), torch.cat(filled)
+def _stacked(key: Weights, value: Weights) -> Weights:
+    """One projection that does what the two do, keys first."""
+    weight = torch.cat((key[0], value[0]))
+    if key[1] is None and value[1] is None:
+        return weight, None
+    biases = (w.new_zeros(w.shape[0]) if bias is None else bias for w, bias in (key, value))
+    return weight, torch.cat(tuple(biases))

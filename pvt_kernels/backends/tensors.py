@@ -53,4 +53,4 @@ def allows_tf32() -> bool:
     # where PyTorch has the newer switch, reading the older one may raise
     if hasattr(matmul, "fp32_precision"):
         return matmul.fp32_precision == "tf32"
-    return matmul.allow_tf32
+    return bool(matmul.allow_tf32)

@@ -45,7 +45,7 @@ class Adapter(NamedTuple):
     def unknown_parameters(self, module: nn.Module) -> list[str]:
         """Parameters of the module's forward that the adapter does not know, such as a mask."""
         names = _forward_parameters(module)
-        begin = _begins_with(names, self.signatures)
+        begin = _begins_with(names, self.signatures) or ()
         return [name for name in names[len(begin) :] if name not in self.optional]
 
 

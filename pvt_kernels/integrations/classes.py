@@ -63,7 +63,8 @@ def patched_class(original: type[nn.Module], family: str, backend: str) -> type[
     # the same names: others find modules by them, such as a sharding policy
     names = {name: getattr(original, name) for name in ("__module__", "__qualname__", "__doc__")}
     members = {**names, "forward": forward, "__reduce_ex__": reduce}
-    return type(original)(original.__name__, (original,), {**members, _ORIGINAL: original})
+    metaclass: Any = type(original)
+    return metaclass(original.__name__, (original,), {**members, _ORIGINAL: original})
 
 
 def _rebuild(family: str, backend: str, make: Callable[..., nn.Module], arguments: tuple):

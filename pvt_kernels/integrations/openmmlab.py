@@ -7,15 +7,16 @@ residual, `identity`, themselves: forward(x, (H, W), identity).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pvt_kernels.integrations.adapter import Adapter, find
 from pvt_kernels.integrations.structure import serves
 from pvt_kernels.parts import Parts, forward
 
 
-def _parts(module: nn.Module) -> Parts:
+def _parts(module: Any) -> Parts:
     attn = module.attn
     C = attn.embed_dim
     weight, bias = attn.in_proj_weight, attn.in_proj_bias
@@ -34,7 +35,7 @@ def _parts(module: nn.Module) -> Parts:
 
 
 def _forward(
-    module: nn.Module,
+    module: Any,
     original: Callable,
     x: Tensor,
     hw_shape: tuple[int, int],
@@ -47,7 +48,7 @@ def _forward(
     return (x if identity is None else identity) + out
 
 
-def _reasons(module: nn.Module) -> list[str]:
+def _reasons(module: Any) -> list[str]:
     attn = module.attn
     reasons = []
     if not module.batch_first or attn.batch_first:

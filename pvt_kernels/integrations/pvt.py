@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pvt_kernels.integrations.adapter import Adapter, find
 from pvt_kernels.integrations.structure import serves
 from pvt_kernels.parts import Parts, forward
 
 
-def attention_parts(module: nn.Module) -> Parts:
+def attention_parts(module: Any) -> Parts:
     """Of the names that timm took over."""
     return Parts(
         query=module.q,
@@ -29,7 +30,7 @@ def attention_parts(module: nn.Module) -> Parts:
     )
 
 
-def _forward(module: nn.Module, original: Callable, x: Tensor, H: int, W: int) -> Tensor:
+def _forward(module: Any, original: Callable, x: Tensor, H: int, W: int) -> Tensor:
     own = attention_parts(module)
     if not serves(own, module.training):
         return original(x, H, W)

@@ -76,9 +76,9 @@ class Report:
             return "no spatial-reduction attention found"
         from rich.console import Console
 
-        console = Console(file=io.StringIO(), width=WIDTH)
-        console.print(self)
-        return console.file.getvalue().rstrip()
+        text = io.StringIO()
+        Console(file=text, width=WIDTH).print(self)
+        return text.getvalue().rstrip()
 
     def __enter__(self) -> Report:
         return self

@@ -26,7 +26,7 @@ def calls(parts: Parts, like: Tensor) -> list[Inputs]:
     found: list[Inputs] = [
         MultiHeadAttentionInputs(like.device, like.dtype, channels // parts.heads, dropout=False)
     ]
-    if parts.conv is not None:
+    if isinstance(parts.conv, nn.Conv2d):
         sr_ratio = parts.conv.kernel_size[0]
         found.append(SpatialReductionInputs(like.device, like.dtype, channels, sr_ratio))
     return found
@@ -77,8 +77,8 @@ def _unknown_parts(module: nn.Module, parts: Parts) -> Iterator[str]:
                 yield f"it has a tensor that is not known: {name}"
 
 
-def _sizes(layer: Projection) -> tuple[int, int]:
+def _sizes(layer: Projection) -> tuple[int, ...]:
     """Rows and columns of a projection's weight."""
     if isinstance(layer, tuple):
         return tuple(layer[0].shape)
-    return layer.out_features, layer.in_features
+    return tuple(getattr(layer, name) for name in ("out_features", "in_features"))

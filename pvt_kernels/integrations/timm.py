@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pvt_kernels.integrations import pvt
 from pvt_kernels.integrations.adapter import Adapter
@@ -13,10 +14,10 @@ from pvt_kernels.parts import forward
 
 
 def _forward(
-    module: nn.Module, original: Callable, x: Tensor, *size: tuple[int, int], **named: tuple
+    module: Any, original: Callable, x: Tensor, *given: tuple[int, int], **named: tuple[int, int]
 ) -> Tensor:
     # the size is called feat_size in pvt_v2 and size in twins
-    (size,) = (*size, *named.values())
+    (size,) = (*given, *named.values())
     own = pvt.attention_parts(module)
     if not serves(own, module.training):
         return original(x, size)

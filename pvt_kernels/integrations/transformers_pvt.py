@@ -7,15 +7,16 @@ with the output projection and its dropout.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pvt_kernels.integrations.adapter import Adapter, find
 from pvt_kernels.integrations.structure import serves
 from pvt_kernels.parts import Parts, forward
 
 
-def _parts(module: nn.Module) -> Parts:
+def _parts(module: Any) -> Parts:
     own = module.self
     return Parts(
         query=own.query,
@@ -32,7 +33,7 @@ def _parts(module: nn.Module) -> Parts:
 
 
 def _forward(
-    module: nn.Module,
+    module: Any,
     original: Callable,
     hidden_states: Tensor,
     height: int,

@@ -8,9 +8,10 @@ can follow one another, and what lies between the two linear layers stays in cac
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pvt_kernels.integrations.adapter import Adapter
 from pvt_kernels.parts import is_listened_to
@@ -19,7 +20,7 @@ from pvt_kernels.parts import is_listened_to
 SLICE_BYTES = 2**22
 
 
-def _forward(module: nn.Module, original: Callable, hidden_states: Tensor) -> Tensor:
+def _forward(module: Any, original: Callable, hidden_states: Tensor) -> Tensor:
     sliced = not (torch.is_grad_enabled() or module.training or torch.compiler.is_compiling())
     if not sliced or any(is_listened_to(part) for part in module.children()):
         return original(hidden_states)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pvt_kernels.integrations.adapter import Adapter, find
 from pvt_kernels.integrations.structure import serves
@@ -19,8 +19,8 @@ from pvt_kernels.parts import Parts, forward
 KNOWN_CORES = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", None)
 
 
-def _parts(module: nn.Module) -> Parts:
-    reduction = find(module, "sequence_reduction")
+def _parts(module: Any) -> Parts:
+    reduction: Any = find(module, "sequence_reduction")
     return Parts(
         query=module.q_proj,
         keys_values=(module.k_proj, module.v_proj),
@@ -35,7 +35,7 @@ def _parts(module: nn.Module) -> Parts:
 
 
 def _forward(
-    module: nn.Module,
+    module: Any,
     original: Callable,
     hidden_states: Tensor,
     height: int,
@@ -50,7 +50,7 @@ def _forward(
     return forward(own, hidden_states, height, width), None
 
 
-def _reasons(module: nn.Module) -> list[str]:
+def _reasons(module: Any) -> list[str]:
     core = module.config._attn_implementation
     if core in KNOWN_CORES:
         return []

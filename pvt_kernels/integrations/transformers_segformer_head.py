@@ -23,13 +23,13 @@ from pvt_kernels.integrations.adapter import Adapter, find
 from pvt_kernels.parts import is_conv, is_listened_to
 
 
-def _projections(module: nn.Module) -> nn.ModuleList:
+def _projections(module: Any) -> Any:
     """One for each stage, in a module with the child `proj`."""
     return find(module, "linear_projections", "linear_c")
 
 
 def _forward(
-    module: nn.Module, original: Callable, encoder_hidden_states: Sequence[Tensor], **kwargs: Any
+    module: Any, original: Callable, encoder_hidden_states: Sequence[Tensor], **kwargs: Any
 ) -> Tensor:
     projections = _projections(module)
     bypassed = (module.linear_fuse, *projections, *(p.proj for p in projections))
@@ -41,7 +41,7 @@ def _forward(
     weights = fuse.chunk(len(projections), dim=1)[::-1]
     bias = fuse @ torch.cat([p.proj.bias for p in reversed(projections)])
     size = encoder_hidden_states[0].shape[2:]
-    fused = None
+    fused = part = None
     for states, projection, weight in zip(encoder_hidden_states, projections, weights, strict=True):
         weight = (weight @ projection.proj.weight)[..., None, None]
         part = F.conv2d(states, weight, bias if fused is None else None)
@@ -55,12 +55,12 @@ def _forward(
     return module.classifier(module.dropout(fused))
 
 
-def _reasons(module: nn.Module) -> list[str]:
+def _reasons(module: Any) -> list[str]:
     projections, fuse = _projections(module), module.linear_fuse
     reasons = []
     if not is_conv(fuse) or fuse.kernel_size != (1, 1) or fuse.groups != 1 or fuse.bias is not None:
         reasons.append("its linear_fuse is no convolution of 1x1 without a bias")
-    linears = [find(projection, "proj") for projection in projections]
+    linears: list[Any] = [find(projection, "proj") for projection in projections]
     if not all(type(linear) is nn.Linear and linear.bias is not None for linear in linears):
         reasons.append("its projections are no plain Linear with a bias")
     elif sum(linear.out_features for linear in linears) != fuse.in_channels:

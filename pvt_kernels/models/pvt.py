@@ -47,6 +47,7 @@ class PyramidVisionTransformer(Pyramid):
     """
 
     classifier_names = frozenset({"head", "norm", "cls_token"})
+    pos_embed4: nn.Parameter
 
     def __init__(
         self,

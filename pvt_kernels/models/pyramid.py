@@ -46,6 +46,7 @@ class Pyramid(nn.Module):
 
     # top-level names in a classifier's checkpoint that a model with features_only has no use for
     classifier_names = frozenset({"head"})
+    patch_embed1: PatchEmbed
 
     def __init__(
         self,

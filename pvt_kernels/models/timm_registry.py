@@ -32,7 +32,8 @@ def _entrypoint(name: str) -> Callable[..., Pyramid]:
                 f"pretrained must be False for {timm_name}: no weights are hosted. Load a file "
                 "of the published ones with pvt_kernels.models.load_checkpoint or checkpoint_path."
             )
-        model = registry.create(name, **kwargs)
+        # timm's attributes are none of the class
+        model: Any = registry.create(name, **kwargs)
         config = timm.models.resolve_pretrained_cfg(
             timm_name, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=pretrained_cfg_overlay
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +15,10 @@ def is_enabled(tensor: Tensor) -> bool:
     return tensor.device.type != "meta" and torch.is_autocast_enabled(tensor.device.type)
 
 
-def cast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in autocast's dtype where it is on for their device; fp64 stays as it is.
+def cast(*tensors: Any) -> tuple[Any, ...]:
+    """The tensors in autocast's dtype where it is on for the first's device; fp64 stays as it is.
 
-    The same rule as PyTorch's own for matrix products and convolutions.
+    The same rule as PyTorch's own for matrix products and convolutions. None stays None.
     """
     if not is_enabled(tensors[0]):
         return tensors
@@ -25,7 +26,7 @@ def cast(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.to(dtype) if _is_cast(t) else t for t in tensors)
 
 
-def suspended(tensor: Tensor) -> AbstractContextManager[None]:
+def suspended(tensor: Tensor) -> AbstractContextManager[object]:
     """Within it a kernel's own PyTorch calls keep the dtypes that it gives them."""
     if not is_enabled(tensor):
         return nullcontext()

@@ -100,5 +100,6 @@ def _sum_of_parts(partials, o_r, o_w, m_r, m_w, width, size, parts, BLOCK_PARTS:
 
 @triton.jit
 def _store(pointers, b_sum, m_r, m_w):
+    """Write the rows and numbers that the masks keep, in the dtype of what they are written to."""
     mask = m_r[:, None] & m_w[None, :]
     tl.store(pointers, b_sum.to(pointers.dtype.element_ty), mask=mask)

@@ -93,6 +93,11 @@ def attention_dkdv_kernel(
     BLOCK_M: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """One tile of keys of one head, over one split of the queries: its share of dk and dv.
+
+    do, q, k and v have adjacent channels and strides in units; lse, delta and partials are
+    contiguous. D is d in units, where WHOLE does not say that it is BLOCK_D.
+    """
     # the key tiles of one split are neighbours: they read the same queries
     key_tiles = tl.cdiv(M, BLOCK_M)
     start_m = (tl.program_id(0) % key_tiles) * BLOCK_M

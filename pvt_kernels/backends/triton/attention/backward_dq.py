@@ -85,6 +85,11 @@ def attention_dq_kernel(
     BLOCK_M: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """One tile of queries of one head, over all its keys: dq, and delta for the other kernel.
+
+    do, q, k and v have adjacent channels and strides in units; o, lse and what is written are
+    contiguous. D is d in units, where WHOLE does not say that it is BLOCK_D.
+    """
     tiles = tl.cdiv(N, BLOCK_N)
     i_bh = (tl.program_id(0) // tiles).to(tl.int64)
     i_b, i_h = i_bh // heads, i_bh % heads

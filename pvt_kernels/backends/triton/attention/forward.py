@@ -69,6 +69,11 @@ def attention_forward_kernel(
     BLOCK_M: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """One tile of queries of one head, over all its keys: o and lse.
+
+    q (B, N, heads, d), k and v (B, M, heads, d) have adjacent channels and strides in units; o and
+    lse are contiguous. D is d in units, where WHOLE does not say that it is BLOCK_D.
+    """
     # neighbours share their head's keys and values, which stay in L2
     tiles = tl.cdiv(N, BLOCK_N)
     i_bh = (tl.program_id(0) // tiles).to(tl.int64)

@@ -98,6 +98,11 @@ def multi_head_attention_kernel(
     BLOCK_M: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """One tile of queries, head after head: q, o and their share of the out projection.
+
+    x (B, N, C) has adjacent channels and strides in units; kv (B, M, 2C), with k before v, the
+    weights, the biases and what is written are contiguous.
+    """
     HEADS: tl.constexpr = BLOCK_C // BLOCK_D
     tiles = tl.cdiv(N, BLOCK_N)
     i_b = (tl.program_id(0) // tiles).to(tl.int64)

@@ -58,6 +58,11 @@ def convolution_kernel(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """One tile of rows and of outputs, over one split of the patches' numbers: a partial product.
+
+    x (B, H*W, C) has adjacent channels and strides in units; weight (C_out, R, R, C_in) and
+    partials (splits, rows, C) are contiguous. Row i is patch i of all images.
+    """
     depth: tl.constexpr = R * R * C
     output_tiles: tl.constexpr = (C + BLOCK_N - 1) // BLOCK_N
     i_n = tl.program_id(0) % output_tiles

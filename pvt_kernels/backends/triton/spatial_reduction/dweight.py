@@ -53,6 +53,11 @@ def dweight_kernel(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """One tile of the weight's gradient, over one split of the rows: a partial product.
+
+    x (B, H*W, C) has adjacent channels and strides in units; dz (rows, C) and partials
+    (splits, C_out, R, R, C_in) are contiguous. Row i is patch i of all images.
+    """
     depth: tl.constexpr = R * R * C
     depth_tiles: tl.constexpr = (depth + BLOCK_M - 1) // BLOCK_M
     output_tiles: tl.constexpr = (C + BLOCK_N - 1) // BLOCK_N

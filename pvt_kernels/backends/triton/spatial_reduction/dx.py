@@ -82,6 +82,10 @@ def dx_kernel(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """One tile of rows and of their patches' numbers: dx; a row's first tile has dz and sums too.
+
+    All is contiguous, as dx_launch has it. Row i is patch i of all images.
+    """
     # [BLOCK_M, BLOCK_N]: patches by their numbers
     depth: tl.constexpr = R * R * C
     depth_tiles: tl.constexpr = (depth + BLOCK_N - 1) // BLOCK_N

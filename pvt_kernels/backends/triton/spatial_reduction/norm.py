@@ -50,6 +50,10 @@ def norm_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
+    """One tile of rows: the sum of their partial results, its bias and its LayerNorm.
+
+    All is contiguous: partials (splits, rows, C) in fp32, y and normalized (rows, C), rstd (rows,).
+    """
     o_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     o_c = tl.arange(0, BLOCK_C)
     m_m = o_m < rows
