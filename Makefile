@@ -58,11 +58,15 @@ bench-full: $(installed)  ## run the whole benchmark
 bench-patch: $(installed)  ## measure other libraries' models before and after patch()
 	$(python) -m pvt_kernels bench-patch
 
-lint: $(installed)  ## check style, formatting, and that imports go one way
+lint: $(installed)  ## check style, formatting, types, and that imports go one way
 	$(python) -m ruff check
 	$(python) -m ruff format --check
 	$(venv)/bin/clang-format --dry-run --Werror $(cpp_files)
 	$(venv)/bin/lint-imports
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(python) -m pyright --pythonpath $(python)
+
+docs: $(installed)  ## build the documentation into site/, with strict links
+	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
 
 format: $(installed)  ## format the code
 	$(python) -m ruff check --fix
@@ -70,7 +74,7 @@ format: $(installed)  ## format the code
 	$(venv)/bin/clang-format -i $(cpp_files)
 
 clean:  ## remove everything that was built; the environment keeps its packages
-	rm -rf build dist pvt_kernels.egg-info pvt_kernels/_C.*.so pvt_kernels/_C.*.pyd $(installed)
+	rm -rf build dist site pvt_kernels.egg-info pvt_kernels/_C.*.so pvt_kernels/_C.*.pyd $(installed)
 	rm -rf .pytest_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
 	find pvt_kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -96,4 +100,4 @@ $(old_cuda)/installed: $(installed)
 	touch $@
 
 .PHONY: help venv test test-thorough test-systems test-old-transformers aot sanitize cubins bench \
-	bench-full bench-patch lint format clean
+	bench-full bench-patch lint docs format clean

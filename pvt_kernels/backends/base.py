@@ -16,7 +16,11 @@ import torch
 
 @dataclass(frozen=True)
 class AttentionInputs:
+    """The facts about a call of `attention`."""
+
     op: ClassVar[str] = "attention"
+    # what a backend without kernels for the op computes, PyTorch's functions around it
+    within: ClassVar[str] = op
     device: torch.device
     dtype: torch.dtype
     head_dim: int
@@ -25,14 +29,18 @@ class AttentionInputs:
 
 @dataclass(frozen=True)
 class MultiHeadAttentionInputs(AttentionInputs):
+    """The facts about a call of `multi_head_attention`."""
+
     op: ClassVar[str] = "multi_head_attention"
-    # what a backend without kernels for the whole computes, PyTorch's linear layers around it
     within: ClassVar[str] = AttentionInputs.op
 
 
 @dataclass(frozen=True)
 class SpatialReductionInputs:
+    """The facts about a call of `spatial_reduction`."""
+
     op: ClassVar[str] = "spatial_reduction"
+    within: ClassVar[str] = op
     device: torch.device
     dtype: torch.dtype
     channels: int

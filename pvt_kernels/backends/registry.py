@@ -179,7 +179,7 @@ def select(inputs: Inputs) -> str:
     return decision.backend
 
 
-def choose(kind: type[Inputs], *facts: object) -> str:
+def choose(kind: Callable[..., Inputs], *facts: object) -> str:
     """`select(kind(*facts))`, made once while torch.compile traces the caller.
 
     The compiled code keeps the answer, and compiles anew when use_backend() changes. Facts must
@@ -189,7 +189,7 @@ def choose(kind: type[Inputs], *facts: object) -> str:
 
 
 # dynamo runs it as plain Python; it guards on `forced` because `choose` reads it while traced
-def _choose(kind: type[Inputs], forced: str | None, *facts: object) -> str:
+def _choose(kind: Callable[..., Inputs], forced: str | None, *facts: object) -> str:
     recording = _recorded.get() is not None
     key = (kind, facts, forced, *map(os.environ.get, _ENVIRONMENT), allows_tf32())
     if recording or key not in _chosen:
@@ -201,7 +201,7 @@ def _choose(kind: type[Inputs], forced: str | None, *facts: object) -> str:
 
 # what torch.compiler.assume_constant_result sets; but that imports torch._dynamo, which takes as
 # long as half of PyTorch's own import, and most programs never compile
-_choose._dynamo_marked_constant = True
+vars(_choose)["_dynamo_marked_constant"] = True
 
 
 def explain(fn: Callable[..., object], *args: object, **kwargs: object) -> list[Decision]:

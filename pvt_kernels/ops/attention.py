@@ -39,13 +39,18 @@ def attention(
     """
     checks.check_rank("attention", "q", q, "(B, N, heads, d)")
     q, k, v = autocast.cast(q, k, v)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scale = default_scale(q.shape[-1]) if scale is None else scale
     _check(q, k, v, scale)
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"attention: dropout_p must be in [0, 1), got {dropout_p}")
     head_dim = index(q.shape[-1])
     name = choose(AttentionInputs, q.device, q.dtype, head_dim, not dropout_p <= 0)
     return run_attention(q, k, v, scale, dropout_p, name)
+
+
+def default_scale(head_dim: float) -> float:
+    """Of the scores: that of Vaswani et al., 2017."""
+    return head_dim**-0.5
 
 
 def run_attention(

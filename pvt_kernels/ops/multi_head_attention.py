@@ -13,7 +13,7 @@ from torch.utils.flop_counter import register_flop_formula
 from pvt_kernels.backends import MultiHeadAttentionInputs, choose, get
 from pvt_kernels.backends.reference.multi_head_attention import project
 from pvt_kernels.ops import autocast, checks
-from pvt_kernels.ops.attention import run_attention
+from pvt_kernels.ops.attention import default_scale, run_attention
 from pvt_kernels.ops.torch_library import fake, operator
 
 
@@ -62,7 +62,7 @@ def multi_head_attention(
     checks.check_size("multi_head_attention", "heads", heads, least=1)
     tensors = (x, y, q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias)
     x, y, q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias = autocast.cast(*tensors)
-    scale = (x.shape[-1] / heads) ** -0.5 if scale is None else scale
+    scale = default_scale(x.shape[-1] / heads) if scale is None else scale
     layers = (q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias)
     _check(x, y, *layers, heads, scale)
     if not 0.0 <= dropout_p < 1.0:
@@ -252,6 +252,7 @@ def _check(
         if tensor is None and name.endswith("bias"):
             continue
         checks.check_shape(op, name, tensor, form, shape)
+        assert tensor is not None  # or the check of its shape had raised
         checks.check_like(op, name, tensor, "x", x)
     # not math.isfinite: torch.compile can't trace it for a symbolic scale
     if not -math.inf < scale < math.inf:
