@@ -2,6 +2,8 @@
 // whole layer share. A head's keys and values are packed once, for all tiles and threads.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/attention.h"
 #include "cpu/tiles.h"
 
@@ -96,6 +98,16 @@ struct ForwardTile {
   }
 };
 
+// Calls f(first, count) for all keys, at most four together, so that the operations of one fill
+// the waits of another's; `count` is a constant, and `first` even.
+template <class F>
+void for_each_few_keys(std::int64_t keys, F f) {
+  std::int64_t key = 0;
+  for (; key + 4 <= keys; key += 4) f(key, std::integral_constant<int, 4>());
+  for (; key + 2 <= keys; key += 2) f(key, std::integral_constant<int, 2>());
+  if (key < keys) f(key, std::integral_constant<int, 1>());
+}
+
 // Turns scores[keys][kColumns] into units of probabilities relative to each column's running
 // maximum, adds them to its total, and sets `rescale` to what earlier results have to be
 // multiplied by: the online softmax of Milakov and Gimelshein (2018), in base 2. `extreme` finds
@@ -105,29 +117,30 @@ void softmax(ForwardTile<A>& w, std::int64_t keys, std::int64_t columns, float f
   auto* p = reinterpret_cast<typename A::Unit*>(w.scores);
   for (std::int64_t c = 0; c < columns; c += kLanes) {
     const float* scores = w.scores + c;
-    Vec highest = load(scores);
-    for (std::int64_t key = 1; key < keys; ++key)
-      highest = extreme(highest, load(scores + key * kColumns));
+    Vec found[4];
+    for (Vec& of_some : found) of_some = load(scores);
+    for_each_few_keys(keys, [&](auto first, auto count) {
+      for (int i = 0; i < count; ++i)
+        found[i] = extreme(found[i], load(scores + (first + i) * kColumns));
+    });
     const Vec earlier = load(w.maximum + c);
-    highest = max(earlier, highest * factor);
+    const Vec found_first = extreme(found[0], found[1]), found_last = extreme(found[2], found[3]);
+    const Vec highest = max(earlier, extreme(found_first, found_last) * factor);
     const Vec rescale = A::exp2(earlier - highest);
-    const auto probability = [&](std::int64_t key) {
-      return A::exp2(load(scores + key * kColumns) * factor - highest);
-    };
     // this block's alone, and of every other key: rounding errors grow with the length of a chain
     Vec totals[2] = {};
-    for (std::int64_t key = 0; key < keys; key += 2) {
-      const Vec first = probability(key);
-      const Vec second = key + 1 < keys ? probability(key + 1) : Vec{};
-      totals[0] += first;
-      totals[1] += second;
-      if constexpr (A::kValues == 2) {
-        store(p + key / 2 * kColumns + c, A::units(first, second));
-      } else {
-        store(p + key * kColumns + c, first);
-        if (key + 1 < keys) store(p + (key + 1) * kColumns + c, second);
+    for_each_few_keys(keys, [&](auto first, auto count) {
+      // of an odd last key the partner is 0
+      Vec probability[count + 1] = {};
+      for (int i = 0; i < count; ++i)
+        probability[i] = A::exp2(load(scores + (first + i) * kColumns) * factor - highest);
+      for (int i = 0; i < count; ++i) {
+        totals[i % 2] += probability[i];
+        if (i % A::kValues == 0)
+          store(p + (first + i) / A::kValues * kColumns + c,
+                A::units(probability[i], probability[i + 1]));
       }
-    }
+    });
     store(w.maximum + c, highest);
     store(w.rescale + c, rescale);
     store(w.total + c, load(w.total + c) * rescale + (totals[0] + totals[1]));

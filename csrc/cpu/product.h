@@ -164,7 +164,8 @@ void multiply_block(const Left& left, std::int64_t row,
                     const typename Left::Arithmetic::Unit* right, std::int64_t right_stride,
                     std::int64_t column, const Finish& finish) {
   using A = typename Left::Arithmetic;
-  left.prefetch(row + Rows, Rows);
+  // once for all columns
+  if (column == 0) left.prefetch(row + Rows, Rows);
   Vec sum[Rows][Vectors] = {};
   for (std::int64_t k = 0; k < left.depth; ++k) {
     const auto* weights = left.at(row, k);
