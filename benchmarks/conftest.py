@@ -84,8 +84,10 @@ def measured(request: pytest.FixtureRequest) -> Callable[[Case], list[Measuremen
     config = request.config
     chosen, device = _chosen_suite(config), torch.device(config.getoption("--device"))
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    items = [item for item in request.session.items if "case" in item.fixturenames]
-    cases = list(dict.fromkeys(item.callspec.params["case"] for item in items))
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    given = [item.callspec.params["case"] for item in request.session.items]
+    # a kind of which there is none here leaves an empty set of parameters
+    cases = list(dict.fromkeys(case for case in given if isinstance(case, Case)))
     rates = {d: matmul_gflops(DTYPES[d], device) for d in dict.fromkeys(c.dtype for c in cases)}
     forecast = Forecast([expected_seconds(case, chosen, rates[case.dtype]) for case in cases])
     command = f"pytest {' '.join(config.invocation_params.args)}"
@@ -96,9 +98,9 @@ def measured(request: pytest.FixtureRequest) -> Callable[[Case], list[Measuremen
 
     def measure(case: Case) -> list[Measurement]:
         if case not in known:
-            # straight to the terminal: pytest captures what a test prints
-            reporter.ensure_newline()
-            reporter.write_line(f"[{len(known) + 1}/{len(cases)}, {forecast}] {case}")
+            # pytest captures what is printed within a test
+            with capture.global_and_fixture_disabled():
+                reporter.write_line(f"[{len(known) + 1}/{len(cases)}, {forecast}] {case}")
             known[case] = run_case(case, chosen)
             results.measurements += known[case]
             forecast.advance()

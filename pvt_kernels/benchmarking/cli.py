@@ -159,7 +159,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "bench-patch",
         help="other libraries' models before and after patch()",
         description="Compares timm's and transformers' models as they are with the same ones "
-        "patched, forward and training step. Takes about 20 minutes on two cores; --quick two.",
+        "patched, forward and training step. Takes about 40 minutes on two cores; --quick two.",
     )
     command.set_defaults(run=_bench_patch)
     _add_common(
@@ -176,8 +176,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "study",
         help="operations, time and memory of backbones by resolution",
         description="Compares PVT-Small with and without its pyramid and its spatial reduction, a "
-        "ViT and a ResNet-50. What would take too long is counted alone. Takes three minutes on "
-        "two cores.",
+        "ViT and a ResNet-50. What would take too long is counted alone. Takes about eight "
+        "minutes on two cores.",
     )
     command.set_defaults(run=_study)
     command.add_argument(

@@ -8,6 +8,7 @@ from pathlib import Path
 from pvt_kernels.benchmarking.cases import FORWARD, LAYER, MEMORY, QUICK_SIZE, TRAINING
 from pvt_kernels.benchmarking.contenders import PEER_NAMES
 from pvt_kernels.benchmarking.environment import slug
+from pvt_kernels.benchmarking.extras import require
 from pvt_kernels.benchmarking.plots import write_plots
 from pvt_kernels.benchmarking.report import about, format_ms, markdown, short_mode
 from pvt_kernels.benchmarking.results import (
@@ -60,6 +61,7 @@ def publish(run: Path, readme: Path) -> list[Path]:
     if not (begin and end):
         raise ValueError(f"--readme: given {str(readme)!r}, accepted one with {BEGIN} and {END}")
 
+    require("matplotlib")  # before the old run goes
     folder = readme.parent / RESULTS_FOLDER / slug(results.environment["device"])
     if folder.exists():
         shutil.rmtree(folder)
@@ -78,8 +80,8 @@ def publish(run: Path, readme: Path) -> list[Path]:
 def _check_complete(path: Path, results: Results) -> None:
     if not results.complete:
         raise ValueError(
-            f"RUN: {path} was interrupted after {results.ended} of {results.environment['cases']} "
-            "cases; accepted a complete run"
+            f"RUN: {path} was interrupted after {results.ended} of "
+            f"{results.environment.get('cases', 'unknown')} cases; accepted a complete run"
         )
     for m in results.measurements:
         if m.status == OK and m.case.kind != MEMORY and len(m.samples) < LEAST_ROUNDS:

@@ -107,8 +107,8 @@ class Results:
 
     @property
     def complete(self) -> bool:
-        """Whether the run was not interrupted."""
-        return self.ended == self.environment["cases"]
+        """Whether the run is known not to have been interrupted."""
+        return self.ended == self.environment.get("cases")
 
     def of(self, kind: str) -> list[Measurement]:
         """The measurements of one kind of case."""
