@@ -58,6 +58,10 @@ bench-full: $(installed)  ## run the whole benchmark
 bench-patch: $(installed)  ## measure other libraries' models before and after patch()
 	$(python) -m pvt_kernels bench-patch
 
+results: $(installed)  ## make RUN=benchmarks/runs/MACHINE the published results, and the README's
+	test -n "$(RUN)" || { echo "make results RUN=benchmarks/runs/MACHINE" >&2; exit 2; }
+	$(python) -m pvt_kernels publish $(RUN)
+
 lint: $(installed)  ## check style, formatting, types, and that imports go one way
 	$(python) -m ruff check
 	$(python) -m ruff format --check
@@ -100,4 +104,4 @@ $(old_cuda)/installed: $(installed)
 	touch $@
 
 .PHONY: help venv test test-thorough test-systems test-old-transformers aot sanitize cubins bench \
-	bench-full bench-patch lint docs format clean
+	bench-full bench-patch results lint docs format clean

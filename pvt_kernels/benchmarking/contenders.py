@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import pvt_kernels
 from pvt_kernels import backends
 from pvt_kernels.benchmarking.accuracy import attention_oracle
 from pvt_kernels.benchmarking.shapes import STAGES, LayerShape
+from pvt_kernels.layers import SRAttention
+from pvt_kernels.ops.attention import attention
 
 NAIVE, EAGER, SDPA, COMPILED, PACKAGE = "naive", "eager", "sdpa", "compiled", "package"
 
@@ -45,7 +46,7 @@ class Contender:
 
     def context(self) -> AbstractContextManager[None]:
         """What its calls run in."""
-        return nullcontext() if self.backend is None else pvt_kernels.use_backend(self.backend)
+        return nullcontext() if self.backend is None else backends.use_backend(self.backend)
 
 
 NAIVE_MHA = Contender("naive MHA", NAIVE)
@@ -115,7 +116,7 @@ def build_layer(
         sr_ratio = 1
         state = {k: v for k, v in state.items() if not k.startswith(("sr.", "norm."))}
     if contender.kind == PACKAGE:
-        layer = pvt_kernels.SRAttention(dim, heads, qkv_bias=True, sr_ratio=sr_ratio)
+        layer = SRAttention(dim, heads, qkv_bias=True, sr_ratio=sr_ratio)
     else:
         core = sdpa_core if contender.kind == SDPA else eager_core
         layer = PlainSRAttention(dim, heads, sr_ratio, core)
@@ -142,7 +143,7 @@ class CoreAttention(nn.Module):
 def build_core(contender: Contender, state: dict[str, Tensor]) -> nn.Module:
     """The contender's attention of any queries to the k and v (B, M, heads, d) of `state`."""
     if contender.kind == PACKAGE:
-        return CoreAttention(pvt_kernels.attention, state)
+        return CoreAttention(attention, state)
     core = sdpa_core if contender.kind == SDPA else eager_core
     module = CoreAttention(partial(_heads_first, core), state)
     if contender.kind == COMPILED:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pvt_kernels import _C
+from pvt_kernels._C import cpu
 from pvt_kernels.benchmarking.extras import require
 from pvt_kernels.benchmarking.memory import total_memory
 
@@ -84,7 +84,7 @@ def microarchitecture() -> str | None:
 
 def cpu_kernels() -> str:
     """The code path that this package's CPU kernels run."""
-    return _C.cpu.capability()
+    return cpu.capability()
 
 
 def device_name(device: torch.device) -> str:

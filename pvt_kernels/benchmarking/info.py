@@ -6,7 +6,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pvt_kernels import _C, backends, models
+from pvt_kernels import backends, models
+from pvt_kernels._C import build_info, cpu, cpu_features, cuda_devices
 from pvt_kernels.benchmarking import environment
 from pvt_kernels.benchmarking.cases import DTYPES
 from pvt_kernels.benchmarking.contenders import backend_reasons
@@ -28,11 +29,13 @@ def present_devices() -> list[torch.device]:
 
 
 def _facts() -> Table:
-    build = _C.build_info()
-    features = [name for name, present in _C.cpu_features().items() if present]
+    build = build_info()
+    features = [name for name, present in cpu_features().items() if present]
     compiled = f"{build['version']}, {build['compiler']}, {build['build_type']}"
     if build["cuda"]:
         cuda = f"CUDA {build['cuda']} for {', '.join(build['cuda_archs'])}"
+        # the last is PTX: whatever is newer than the others compiles it
+        cuda += ", which drivers compile for other GPUs at the first call"
     else:
         cuda = f"without CUDA: {build['cuda_missing']}"
     table = Table(title="Installation", show_header=False)
@@ -40,14 +43,14 @@ def _facts() -> Table:
         table.add_row(name, version or "not installed")
     table.add_row("compiled", f"{compiled}; {cuda}")
     table.add_row("CPU", f"{environment.cpu_model()}; {', '.join(features) or 'no features'}")
-    table.add_row("CPU kernels", f"{_C.cpu.capability()}, of {', '.join(_C.cpu.capabilities())}")
+    table.add_row("CPU kernels", f"{cpu.capability()}, of {', '.join(cpu.capabilities())}")
     table.add_row("GPUs", _gpus())
     return table
 
 
 def _gpus() -> str:
     try:
-        devices = _C.cuda_devices()
+        devices = cuda_devices()
     except RuntimeError as error:
         return f"none: {error}"
     lines = []

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-import pvt_kernels
 from pvt_kernels.benchmarking.contenders import (
     EAGER,
     PACKAGE,
@@ -23,6 +22,7 @@ from pvt_kernels.benchmarking.contenders import (
 from pvt_kernels.benchmarking.extras import require
 from pvt_kernels.benchmarking.needs import BlockShape, backbone_growth
 from pvt_kernels.benchmarking.shapes import STAGES, LayerShape, Size
+from pvt_kernels.integrations import patch
 
 # of the SegFormers and of pvt_v2_b2, as of PVT
 HEADS = (1, 2, 5, 8)
@@ -120,7 +120,7 @@ def smooth_activations(model: nn.Module) -> Iterator[None]:
 def contender_model(model: nn.Module, contender: Contender) -> nn.Module:
     """The model as the contender has it; changed in place."""
     if contender.kind == PACKAGE:
-        pvt_kernels.patch(model)
+        patch(model)
     else:
         use_core(model, contender.kind)
     return model

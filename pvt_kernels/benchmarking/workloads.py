@@ -11,8 +11,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-import pvt_kernels
 from pvt_kernels import models
+from pvt_kernels.backends import use_backend
 from pvt_kernels.benchmarking.accuracy import OUTPUT, PARAMETERS
 from pvt_kernels.benchmarking.cases import BACKBONE, CORE, PATCHED, Case
 from pvt_kernels.benchmarking.contenders import (
@@ -357,7 +357,7 @@ def stage_inputs(size: Size, batch: int) -> dict[int, Tensor]:
 
     for stage in (1, 2, 3, 4):
         getattr(model, f"block{stage}")[0].attn.register_forward_pre_hook(keep(stage))
-    with torch.no_grad(), pvt_kernels.use_backend("sdpa"):
+    with torch.no_grad(), use_backend("sdpa"):
         model(photo_batch(size, batch))
     return inputs
 
