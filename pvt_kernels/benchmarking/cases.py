@@ -68,7 +68,7 @@ class Case:
         return int(self.subject.removeprefix("stage "))
 
     def __str__(self) -> str:
-        kind = "core of " if self.kind == CORE else ""
+        kind = {CORE: "core of ", MEMORY: "memory of "}.get(self.kind, "")
         return f"{kind}{self.subject}, {format_size(self.size)}, {self.mode}, {self.dtype}"
 
 
