@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pvt_kernels.ops.attention.triton.forward import attend
+from pvt_kernels.ops.attention.triton.forward import attend, log_sum_exp
 from pvt_kernels.ops.attention.triton.tiles import Tile
 from pvt_kernels.ops.triton_launch import UNIT, Launch, precision, strides
 
@@ -143,7 +143,7 @@ def multi_head_attention_kernel(
             b_o, b_max, b_sum = attend(b_s, b_v, b_o, b_max, b_sum, PRECISION)
 
         b_o = (b_o / b_sum[:, None]).to(b_x.dtype)
-        b_lse = b_max * 0.6931471805599453 + tl.log(b_sum)
+        b_lse = log_sum_exp(b_max, b_sum)
         tl.store(lse + (i_b * HEADS + i_h) * N + o_n, b_lse, mask=m_n)
         p_o = o + o_row[:, None] + (i_h * BLOCK_D + o_d)[None, :]
         tl.store(p_o, b_o, mask=m_n[:, None] & (save != 0))
