@@ -50,8 +50,8 @@ def test_large_scores_are_normalized_in_the_backward_as_in_the_forward(backend):
     Products of small integers, so that the scores are the same in any order of summation.
     """
     skip_unless_supported(backend, AttentionInputs(torch.device("cpu"), torch.float32, 32, False))
-    q = (8 * torch.randn(256, 1, 1, 32)).round()
-    k = (4 * torch.randn(256, 48, 1, 32)).round() / 4
+    q = (8 * torch.randn(32, 1, 1, 32)).round()
+    k = (4 * torch.randn(32, 48, 1, 32)).round() / 4
     ops = torch.ops.pvt_kernels
     o, lse = ops.attention_forward(q, k, k, 0.5, backend)
     assert lse.median() > 32

@@ -14,9 +14,10 @@ pytestmark = needs_interpreter
 FUSED = ((64, 1), (128, 2), (32, 1), (64, 2))
 
 
-@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
+# the unfused form is that of the widths in the tests of the op
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize(("C", "heads"), FUSED)
-def test_multi_head_attention_in_both_forms(form, C, heads, dtype):
+def test_fused_multi_head_attention(C, heads, dtype):
     check_against_oracle("triton", 2, 70, 37, heads, C // heads, dtype=dtype)
 
 
