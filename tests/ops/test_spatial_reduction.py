@@ -43,7 +43,7 @@ def test_error_budget_of_any_shape(backend, shape, dtype):
 
 
 @pytest.mark.thorough
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(ANY_SHAPE, st.sampled_from(LOW_DTYPES))
 def test_error_budget_of_any_shape_in_triton(shape, dtype):
     check_against_oracle("triton", *shape, dtype)

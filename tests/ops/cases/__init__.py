@@ -46,4 +46,4 @@ def trials(backend: str, budget: Budget) -> int | None:
     Fewer in Triton's interpreter, which takes seconds for each: its results are the same on every
     CPU, so that it is enough to have made sure of them once.
     """
-    return max(2, len(budget.samples) // 8) if backend == "triton" else None
+    return min(max(2, len(budget.samples) // 8), 10) if backend == "triton" else None
