@@ -25,6 +25,9 @@ test: $(installed)  ## run the tests, in a process a core
 test-thorough: $(installed) $(old_cuda)/installed  ## run the tests that take long
 	$(python) -m pytest tests -m thorough --numprocesses logical --dist loadfile
 
+test-cpu-paths: $(installed)  ## run the CPU kernels' tests on every lower code path of this CPU
+	$(python) -m tests.cpu_paths
+
 test-systems: $(installed)  ## train each system on generated data until it has learned
 	$(python) -m pytest tests -m systems
 
@@ -103,5 +106,5 @@ $(old_cuda)/installed: $(installed)
 		nvidia-cuda-nvcc-cu11==11.8.89
 	touch $@
 
-.PHONY: help venv test test-thorough test-systems test-old-transformers aot sanitize cubins bench \
-	bench-full bench-patch results lint docs format clean
+.PHONY: help venv test test-thorough test-cpu-paths test-systems test-old-transformers aot sanitize \
+	cubins bench bench-full bench-patch results lint docs format clean

@@ -6,6 +6,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.pop("PVT_KERNELS_BACKEND", None)
 
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,30 @@ import torch
 # Triton reads it when a kernel is defined; without a GPU its kernels run in the interpreter
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _products_of_the_interpreter() -> Iterator[None]:
+    """Sums of Triton's products are the same on every CPU, and of transposed factors too.
+
+    They are numpy's, whose BLAS adds up the last rows and columns of a tile in another order than
+    the others, and each CPU's in its own. A GPU computes the scores alike in forward and backward,
+    and where they are large what the kernels leave of their differences rests on that. So they are
+    summed in fp64 and rounded once.
+    """
+    if not os.environ.get("TRITON_INTERPRET") or find_spec("triton") is None:
+        yield
+        return
+    import numpy
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    def create_dot(_, a, b, sums, *options):
+        product = a.data.astype(numpy.float64) @ b.data.astype(numpy.float64)
+        return TensorHandle(product.astype(sums.data.dtype) + sums.data, sums.dtype.scalar)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InterpreterBuilder, "create_dot", create_dot)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,9 @@
 """The bar for every kernel: its error against fp64, as a multiple of PyTorch's in its dtype."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,14 +20,72 @@ def with_gradients(
     return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(out.dtype))]
 
 
-def samples_for_a_ratio(backend: str, rows: int, least: int = 1) -> int:
+def samples_for_a_ratio(rows: int, least: int = 1) -> int:
     """How many random inputs of a shape make a ratio of errors more than luck.
 
     The errors within one row of an output go together, through its mean or its sum, so a shape
-    with few rows needs several inputs; fewer where Triton's interpreter takes seconds for each.
+    with few rows needs several inputs.
     """
-    samples = max(least, 256 // rows)
-    return min(max(1, samples // 4), 16) if backend == "triton" else samples
+    return max(least, 256 // rows)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the plain PyTorch formula makes of some inputs in their dtype, and in fp64.
+
+    Attributes:
+        names: of the output and of each input's gradient.
+        samples: (inputs, gradient of the output) pairs of one shape and dtype, over all of which
+            errors are pooled.
+        eagers, oracles: of each sample the output and the gradients, in its dtype and in fp64.
+    """
+
+    names: Sequence[str]
+    samples: Sequence[tuple[Sequence[Tensor], Tensor]]
+    eagers: Sequence[list[Tensor]]
+    oracles: Sequence[list[Tensor]]
+
+    @classmethod
+    def of(
+        cls,
+        definition: Callable[..., Tensor],
+        samples: Sequence[tuple[Sequence[Tensor], Tensor]],
+        names: Sequence[str],
+    ) -> Budget:
+        eagers = [with_gradients(definition, inputs, grad) for inputs, grad in samples]
+        oracles = [
+            with_gradients(definition, [t.double() for t in inputs], grad)
+            for inputs, grad in samples
+        ]
+        return cls(names, samples, eagers, oracles)
+
+    def check(self, actual: Callable[..., Tensor], trials: int | None = None) -> None:
+        """Output and gradients of `actual` err at most 2 and 3 times as much as PyTorch's.
+
+        One rounding of the result to its dtype is always allowed: where PyTorch happens to be
+        exact, a multiple of its error would be no bar but luck.
+
+        Args:
+            actual: the kernel.
+            trials: how many of the samples it is given; all if None. PyTorch's error is pooled
+                over all of them in any case: of a single sample that of a bias's gradient, one
+                row, is now half, now twice what it is of many, and on each CPU another.
+        """
+        actuals = [with_gradients(actual, inputs, grad) for inputs, grad in self.samples[:trials]]
+        for i, name in enumerate(self.names):
+            result, eager, oracle = (
+                torch.stack([tensors[i] for tensors in pool])
+                for pool in (actuals, self.eagers, self.oracles)
+            )
+            tried = oracle[:trials]
+            assert result.shape == tried.shape, f"{name}: {result.shape} instead of {tried.shape}"
+            assert result.dtype == eager.dtype, f"{name}: {result.dtype} instead of {eager.dtype}"
+            error, yardstick = relative_error(result, tried), relative_error(eager, oracle)
+            factor = OUTPUT_BUDGET if i == 0 else GRADIENT_BUDGET
+            allowed = max(factor * yardstick, torch.finfo(result.dtype).eps)
+            assert error <= allowed, (
+                f"{name}: error {error:.2e}, PyTorch's {yardstick:.2e} in this dtype"
+            )
 
 
 def check_error_budget(
@@ -33,35 +94,5 @@ def check_error_budget(
     samples: Sequence[tuple[Sequence[Tensor], Tensor]],
     names: Sequence[str],
 ) -> None:
-    """Output and gradients of `actual` err at most 2 and 3 times as much as `definition`'s.
-
-    Args:
-        actual, definition: the kernel, and the plain PyTorch formula of the same inputs.
-        samples: (inputs, gradient of the output) pairs of one shape and dtype; the errors are
-            pooled over them.
-        names: of the output and of each input's gradient.
-    """
-    actuals, eagers, oracles = [], [], []
-    for inputs, grad in samples:
-        actuals.append(with_gradients(actual, inputs, grad))
-        eagers.append(with_gradients(definition, inputs, grad))
-        oracles.append(with_gradients(definition, [t.double() for t in inputs], grad))
-    for i, name in enumerate(names):
-        pooled = [torch.stack([result[i] for result in r]) for r in (actuals, eagers, oracles)]
-        factor = OUTPUT_BUDGET if i == 0 else GRADIENT_BUDGET
-        assert_within_budget(name, *pooled, factor)
-
-
-def assert_within_budget(
-    name: str, actual: Tensor, eager: Tensor, oracle: Tensor, factor: float
-) -> None:
-    """`actual` is at most `factor` times as far from the fp64 `oracle` as `eager` is.
-
-    One rounding of the result to its dtype is always allowed: where PyTorch happens to be exact,
-    a multiple of its error would be no bar but luck.
-    """
-    assert actual.shape == oracle.shape, f"{name}: {actual.shape} instead of {oracle.shape}"
-    assert actual.dtype == eager.dtype, f"{name}: {actual.dtype} instead of {eager.dtype}"
-    error, yardstick = relative_error(actual, oracle), relative_error(eager, oracle)
-    allowed = max(factor * yardstick, torch.finfo(actual.dtype).eps)
-    assert error <= allowed, f"{name}: error {error:.2e}, PyTorch's {yardstick:.2e} in this dtype"
+    """`actual` keeps the budget of `definition`, the plain PyTorch formula, on these samples."""
+    Budget.of(definition, samples, names).check(actual)

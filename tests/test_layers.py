@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import lru_cache
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from pvt_kernels import SRAttention, use_backend
 
-from .error_budget import check_error_budget, samples_for_a_ratio
-from .ops.cases import BACKEND_PARAMS
+from .error_budget import Budget, samples_for_a_ratio
+from .ops.cases import BACKEND_PARAMS, budget_cases, trials
 from .published import sra
 
 # name: constructor arguments, H, W, N: reduced, with rows and columns left over, not reduced with
@@ -26,6 +27,17 @@ CONFIGURATIONS = {
     "linear": ({"dim": 32, "num_heads": 1, "qkv_bias": True, "linear": True}, 14, 9, 126),
     "small_linear": ({"dim": 32, "num_heads": 2, "sr_ratio": 2, "linear": True}, 3, 4, 12),
 }
+
+# every configuration on one backend, every backend in one configuration; the others are thorough
+COMBINATIONS = [
+    pytest.param(
+        name,
+        backend,
+        marks=() if backend == "cpu" or name == "odd" else pytest.mark.thorough,
+    )
+    for name in CONFIGURATIONS
+    for backend in BACKEND_PARAMS
+]
 
 
 def make(name, dtype=torch.float32, **changes):
@@ -60,24 +72,29 @@ def functional(forward, layer, H, W):
     return fn, ["out", "dx", *(f"d{name}" for name in names)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-@pytest.mark.parametrize("backend", BACKEND_PARAMS)
-def test_error_budget_against_the_published_formula(backend, name, dtype):
-    layer, H, W, N = make(name, dtype)
+@pytest.mark.parametrize(("name", "dtype", "backend"), budget_cases(CONFIGURATIONS))
+def test_error_budget_against_the_published_formula(name, dtype, backend):
+    layer, H, W, budget = layer_and_budget(name, dtype)
 
     def forward(layer, x, H, W):
         with use_backend(backend):
             return layer(x, H, W)
 
-    actual, names = functional(forward, layer, H, W)
-    definition, _ = functional(sra, layer, H, W)
+    actual, _ = functional(forward, layer, H, W)
+    budget.check(actual, trials(backend, budget))
+
+
+# one backend after the other is checked on the same samples
+@lru_cache(maxsize=1)
+def layer_and_budget(name, dtype):
+    layer, H, W, N = make(name, dtype)
+    definition, names = functional(sra, layer, H, W)
     parameters = [p.detach() for p in layer.parameters()]
     samples = [
         ((torch.randn(2, N, layer.dim).to(dtype), *parameters), torch.randn(2, N, layer.dim))
-        for _ in range(samples_for_a_ratio(backend, rows=2 * N, least=16))
+        for _ in range(samples_for_a_ratio(rows=2 * N, least=16))
     ]
-    check_error_budget(actual, definition, samples, names)
+    return layer, H, W, Budget.of(definition, samples, names)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -176,9 +193,8 @@ def test_channels_last_convolution_output():
     torch.testing.assert_close(layer(tokens, H, W), sra(layer, tokens.contiguous(), H, W))
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-@pytest.mark.parametrize("backend", BACKEND_PARAMS)
-def test_autocast(backend, name):
+@pytest.mark.parametrize(("name", "backend"), COMBINATIONS)
+def test_autocast(name, backend):
     layer, H, W, N = make(name)
     x = torch.randn(2, N, layer.dim, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -194,9 +210,8 @@ def test_autocast(backend, name):
     assert x.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-@pytest.mark.parametrize("backend", BACKEND_PARAMS)
-def test_compiles_without_graph_breaks(backend, name):
+@pytest.mark.parametrize(("name", "backend"), COMBINATIONS)
+def test_compiles_without_graph_breaks(name, backend):
     torch.compiler.reset()
     layer, H, W, N = make(name)
     x = torch.randn(2, N, layer.dim)

@@ -9,9 +9,9 @@ from pvt_kernels.backends.reference import attention as attention_reference
 from pvt_kernels.backends.reference import spatial_reduction as reduction_reference
 
 from ..error_budget import check_error_budget, with_gradients
-from ..ops import test_attention as attention_tests
-from ..ops import test_spatial_reduction as reduction_tests
 from ..ops.cases import LOW_DTYPES, skip_unless_supported
+from ..ops.cases import attention as attention_cases
+from ..ops.cases import spatial_reduction as reduction_cases
 
 GPU = torch.device("cuda", 0)
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no NVIDIA GPU")
@@ -28,14 +28,14 @@ def skip_unless_supported_here(dtype):
 def test_attention(shape, dtype):
     skip_unless_supported_here(dtype)
     B, N, _, heads, d = shape
-    inputs = [t.to(GPU) for t in attention_tests.random_inputs(*shape, dtype=dtype)]
+    inputs = [t.to(GPU) for t in attention_cases.random_inputs(*shape, dtype=dtype)]
 
     def definition(q, k, v):
         return attention_reference.attention(q, k, v, d**-0.5)
 
     samples = [(inputs, torch.randn(B, N, heads, d, device=GPU))]
     with use_backend("cuda"):
-        check_error_budget(attention, definition, samples, names=("o", "dq", "dk", "dv"))
+        check_error_budget(attention, definition, samples, attention_cases.NAMES)
 
 
 @pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
@@ -43,12 +43,12 @@ def test_attention(shape, dtype):
 def test_spatial_reduction(shape, dtype):
     skip_unless_supported_here(dtype)
     B, H, W, C, R = shape
-    inputs = [t.to(GPU) for t in reduction_tests.random_inputs(*shape, dtype)]
+    inputs = [t.to(GPU) for t in reduction_cases.random_inputs(*shape, dtype)]
     samples = [(inputs, torch.randn(B, (H // R) * (W // R), C, device=GPU))]
-    op = reduction_tests.at_size(spatial_reduction, H, W)
-    definition = reduction_tests.at_size(reduction_reference.spatial_reduction, H, W)
+    op = reduction_cases.at_size(spatial_reduction, H, W)
+    definition = reduction_cases.at_size(reduction_reference.spatial_reduction, H, W)
     with use_backend("cuda"):
-        check_error_budget(op, definition, samples, reduction_tests.NAMES)
+        check_error_budget(op, definition, samples, reduction_cases.NAMES)
 
 
 def test_every_run_gives_the_same_bits():

@@ -99,8 +99,11 @@ def test_size_and_cost_match_the_papers(name):
     assert models.count_flops(model) / 1e9 == pytest.approx(gflops, abs=0.05, rel=0.01)
 
 
-@pytest.mark.parametrize("size", [(224, 224), (800, 1216), (100, 260)])
-@pytest.mark.parametrize("name", DEPTHS)
+# every variant on a map with rows and columns left over, and each kind on whole ones
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [*((name, (100, 260)) for name in DEPTHS), *((name, (224, 224)) for name in KINDS)],
+)
 def test_count_flops_matches_a_count_by_hand(name, size):
     v2, linear = "_v2_" in name, name.endswith("linear")
     total, in_chans = 0, 3
@@ -136,8 +139,10 @@ def test_count_flops_leaves_the_model_as_it_was():
     assert all(torch.equal(value.half(), model.state_dict()[key]) for key, value in before.items())
 
 
-@pytest.mark.parametrize("name", DEPTHS)
-@pytest.mark.parametrize("size", [(224, 224), (800, 1216)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [*((name, (224, 224)) for name in DEPTHS), *((name, (800, 1216)) for name in KINDS)],
+)
 def test_pyramid_has_strides_4_to_32(name, size):
     model = create_on_meta(name, features_only=True)
     maps = model(torch.empty(2, 3, *size, device="meta"))
@@ -307,8 +312,15 @@ def test_copies_compute_the_same(name, duplicate):
     assert twin.head.weight.data_ptr() != model.head.weight.data_ptr()
 
 
-@pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("features_only", [False, True])
+@pytest.mark.parametrize(
+    ("name", "features_only"),
+    [
+        ("pvt_tiny", False),
+        ("pvt_v2_b0", True),
+        pytest.param("pvt_tiny", True, marks=pytest.mark.thorough),
+        pytest.param("pvt_v2_b0", False, marks=pytest.mark.thorough),
+    ],
+)
 def test_compiles_without_graph_breaks(name, features_only):
     torch._dynamo.reset()
     model = models.create(name, features_only=features_only, drop_path_rate=0.1).eval()

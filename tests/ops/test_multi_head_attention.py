@@ -8,11 +8,11 @@ from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 from pvt_kernels import multi_head_attention, use_backend
-from pvt_kernels.backends import AttentionInputs
 from pvt_kernels.backends.reference import multi_head_attention as reference
 
-from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
-from .cases import BACKEND_PARAMS, LOW_DTYPES, skip_unless_supported
+from ..error_budget import with_gradients
+from .cases import BACKEND_PARAMS, FAST_BACKENDS, LOW_DTYPES, budget_cases
+from .cases.multi_head_attention import check_against_oracle, random_inputs
 
 # (B, N, M, heads, d)
 SHAPES = (
@@ -22,61 +22,33 @@ SHAPES = (
     (1, 7, 33, 3, 40),
     (1, 300, 49, 1, 64),
 )
-NAMES = (
-    *("result", "dx", "dy", "dq_weight", "dq_bias"),
-    *("dkv_weight", "dkv_bias", "dout_weight", "dout_bias"),
-)
 
 
-def random_inputs(B, N, M, heads, d, dtype=torch.float32):
-    """x, y, and weight and bias of the three layers."""
-    C = heads * d
-    layers = []
-    for out in (C, 2 * C, C):
-        layers += [torch.randn(out, C) * C**-0.5, torch.randn(out)]
-    return [t.to(dtype) for t in (torch.randn(B, N, C), torch.randn(B, M, C), *layers)]
-
-
-def check_against_oracle(backend, *shape, dtype):
-    B, N, _, heads, d = shape
-    skip_unless_supported(backend, AttentionInputs(torch.device("cpu"), dtype, d, False))
-
-    def definition(*tensors):
-        return reference.multi_head_attention(*tensors, heads, d**-0.5)
-
-    def op(*tensors):
-        with use_backend(backend):
-            return multi_head_attention(*tensors, heads)
-
-    samples = []
-    # a bias's gradient is a single row
-    for _ in range(samples_for_a_ratio(backend, rows=B * N, least=16)):
-        samples.append((random_inputs(*shape, dtype=dtype), torch.randn(B, N, heads * d)))
-    check_error_budget(op, definition, samples, NAMES)
-
-
-@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("backend", BACKEND_PARAMS)
-def test_error_budget(backend, shape, dtype):
+@pytest.mark.parametrize(("shape", "dtype", "backend"), budget_cases(SHAPES))
+def test_error_budget(shape, dtype, backend):
     check_against_oracle(backend, *shape, dtype=dtype)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(
-    backend=st.sampled_from(BACKEND_PARAMS),
-    shape=st.tuples(
-        st.integers(1, 3),
-        st.integers(1, 70),
-        st.integers(2, 70),
-        st.integers(1, 4),
-        st.integers(1, 8),
-    ),
-    dtype=st.sampled_from(LOW_DTYPES),
+ANY_SHAPE = st.tuples(
+    st.integers(1, 3),
+    st.integers(1, 70),
+    st.integers(2, 70),
+    st.integers(1, 4),
+    st.integers(1, 8).map(lambda eighths: 8 * eighths),
 )
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.sampled_from(FAST_BACKENDS), ANY_SHAPE, st.sampled_from(LOW_DTYPES))
 def test_error_budget_of_any_shape(backend, shape, dtype):
-    *sizes, eighths = shape
-    check_against_oracle(backend, *sizes, 8 * eighths, dtype=dtype)
+    check_against_oracle(backend, *shape, dtype=dtype)
+
+
+@pytest.mark.thorough
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(ANY_SHAPE, st.sampled_from(LOW_DTYPES))
+def test_error_budget_of_any_shape_in_triton(shape, dtype):
+    check_against_oracle("triton", *shape, dtype=dtype)
 
 
 @pytest.mark.parametrize("heads", [1, 2])

@@ -11,67 +11,42 @@ from pvt_kernels import spatial_reduction, use_backend
 from pvt_kernels.backends import SpatialReductionInputs
 from pvt_kernels.backends.reference import spatial_reduction as reference
 
-from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
-from .cases import BACKEND_PARAMS, LOW_DTYPES, skip_unless_supported
-
-NAMES = ("y", "dx", "dweight", "dbias", "dnorm_weight", "dnorm_bias")
-EPS = 1e-5
+from ..error_budget import with_gradients
+from .cases import (
+    BACKEND_PARAMS,
+    FAST_BACKENDS,
+    LOW_DTYPES,
+    budget_cases,
+    skip_unless_supported,
+)
+from .cases.spatial_reduction import EPS, at_size, check_against_oracle, random_inputs
 
 # (B, H, W, C, R): divisible, with rows and columns left over, one patch, no reduction
 SHAPES = ((2, 16, 24, 64, 8), (1, 13, 19, 32, 4), (2, 3, 3, 40, 2), (3, 7, 5, 16, 1))
 
 
-def random_inputs(B, H, W, C, R, dtype=torch.float32):
-    """x, weight, bias, norm_weight, norm_bias; the weight scaled as a layer's after its init."""
-    tensors = (
-        torch.randn(B, H * W, C),
-        torch.randn(C, C, R, R) * (R * R * C) ** -0.5,
-        torch.randn(C),
-        1 + 0.1 * torch.randn(C),
-        torch.randn(C),
-    )
-    return [t.to(dtype) for t in tensors]
-
-
-def at_size(op, H, W):
-    """`op` as a function of the tensors alone."""
-    return lambda x, *parameters: op(x, H, W, *parameters, EPS)
-
-
-def check_against_oracle(backend, B, H, W, C, R, dtype):
-    skip_unless_supported(backend, SpatialReductionInputs(torch.device("cpu"), dtype, C, R))
-    M = (H // R) * (W // R)
-
-    def op(*arguments):
-        with use_backend(backend):
-            return spatial_reduction(*arguments)
-
-    samples = [
-        (random_inputs(B, H, W, C, R, dtype), torch.randn(B, M, C))
-        for _ in range(samples_for_a_ratio(backend, rows=B * M))
-    ]
-    definition = reference.spatial_reduction
-    check_error_budget(at_size(op, H, W), at_size(definition, H, W), samples, NAMES)
-
-
-@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("backend", BACKEND_PARAMS)
-def test_error_budget(backend, shape, dtype):
+@pytest.mark.parametrize(("shape", "dtype", "backend"), budget_cases(SHAPES))
+def test_error_budget(shape, dtype, backend):
     check_against_oracle(backend, *shape, dtype)
 
 
+# B, C in eighths, R, and by how much H and W are larger
+ANY_SHAPE = st.tuples(
+    st.integers(1, 3), st.integers(1, 8), st.integers(1, 8), st.integers(0, 12), st.integers(0, 12)
+).map(lambda s: (s[0], s[2] + s[3], s[2] + s[4], 8 * s[1], s[2]))
+
+
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(
-    backend=st.sampled_from(BACKEND_PARAMS),
-    B=st.integers(1, 3),
-    R=st.integers(1, 8),
-    extra=st.tuples(st.integers(0, 12), st.integers(0, 12)),
-    eighths=st.integers(1, 8),
-    dtype=st.sampled_from(LOW_DTYPES),
-)
-def test_error_budget_of_any_shape(backend, B, R, extra, eighths, dtype):
-    check_against_oracle(backend, B, R + extra[0], R + extra[1], 8 * eighths, R, dtype)
+@given(st.sampled_from(FAST_BACKENDS), ANY_SHAPE, st.sampled_from(LOW_DTYPES))
+def test_error_budget_of_any_shape(backend, shape, dtype):
+    check_against_oracle(backend, *shape, dtype)
+
+
+@pytest.mark.thorough
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(ANY_SHAPE, st.sampled_from(LOW_DTYPES))
+def test_error_budget_of_any_shape_in_triton(shape, dtype):
+    check_against_oracle("triton", *shape, dtype)
 
 
 @pytest.mark.parametrize("backend", BACKEND_PARAMS)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pvt_kernels.backends.reference import attention as reference
-from tests.ops.test_attention import random_inputs
 
 from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
+from ..ops.cases.attention import random_inputs
 from .counters import Bytes, check_bank_conflicts, check_bytes
 from .device import CODES
 
@@ -51,7 +51,7 @@ def check_against_oracle(device, *shape, dtype, scale=None, spread=1.0):
         return reference.attention(q, k, v, factor)
 
     samples = []
-    for _ in range(samples_for_a_ratio("cuda", rows=B * N * heads)):
+    for _ in range(samples_for_a_ratio(rows=B * N * heads)):
         inputs = random_inputs(*shape, dtype=dtype, spread=spread)
         samples.append((inputs, torch.randn(B, N, heads, d)))
     check_error_budget(on(device, factor), definition, samples, names=("o", "dq", "dk", "dv"))

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pvt_kernels.backends.reference import spatial_reduction as reference
-from tests.ops.test_spatial_reduction import NAMES, at_size, random_inputs
 
 from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
+from ..ops.cases.spatial_reduction import NAMES, at_size, random_inputs
 from .counters import Bytes, check_bank_conflicts, check_bytes
 from .device import CODES
 
@@ -51,7 +51,7 @@ def check_against_oracle(device, B, H, W, C, R, dtype):
     M = (H // R) * (W // R)
     samples = [
         (random_inputs(B, H, W, C, R, dtype), torch.randn(B, M, C))
-        for _ in range(samples_for_a_ratio("cuda", rows=B * M))
+        for _ in range(samples_for_a_ratio(rows=B * M))
     ]
     definition = reference.spatial_reduction
     check_error_budget(at_size(on(device), H, W), at_size(definition, H, W), samples, NAMES)

@@ -21,11 +21,3 @@ REASONS = BACKENDS["triton"].not_supported_reasons(
     AttentionInputs(torch.device("cpu"), torch.float32, 64, False)
 )
 needs_interpreter = pytest.mark.skipif(bool(REASONS), reason=f"triton: {'; '.join(REASONS)}")
-
-
-def mha_inputs(C, heads, dtype, bias=True, B=2, N=70, M=37):
-    """All but `heads` and `scale`, the weights with unit gain."""
-    tensors = [torch.randn(B, N, C), torch.randn(B, M, C)]
-    for rows in (C, 2 * C, C):
-        tensors += [torch.randn(rows, C) * C**-0.5, torch.randn(rows) if bias else None]
-    return [None if t is None else t.to(dtype) for t in tensors]

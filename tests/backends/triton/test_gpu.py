@@ -10,9 +10,9 @@ from pvt_kernels.backends.reference import multi_head_attention as mha_reference
 from pvt_kernels.backends.reference import spatial_reduction as reduction_reference
 
 from ...error_budget import check_error_budget, with_gradients
-from ...ops import test_attention as attention_tests
-from ...ops import test_spatial_reduction as reduction_tests
 from ...ops.cases import LOW_DTYPES, skip_unless_supported
+from ...ops.cases import attention as attention_cases
+from ...ops.cases import spatial_reduction as reduction_cases
 
 GPU = torch.device("cuda", 0)
 HALF = (torch.float16, torch.bfloat16)
@@ -44,24 +44,24 @@ def step(layer, x, dy):
 )
 def test_attention(shape, dtype):
     B, N, _, heads, d = shape
-    inputs = [t.to(GPU) for t in attention_tests.random_inputs(*shape, dtype=dtype)]
+    inputs = [t.to(GPU) for t in attention_cases.random_inputs(*shape, dtype=dtype)]
 
     def definition(q, k, v):
         return attention_reference.attention(q, k, v, d**-0.5)
 
     samples = [(inputs, torch.randn(B, N, heads, d, device=GPU))]
-    check_error_budget(attention, definition, samples, names=("o", "dq", "dk", "dv"))
+    check_error_budget(attention, definition, samples, attention_cases.NAMES)
 
 
 @pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(2, 200, 304, 64, 8), (1, 41, 27, 320, 2), (3, 7, 13, 16, 1)])
 def test_spatial_reduction(shape, dtype):
     B, H, W, C, R = shape
-    inputs = [t.to(GPU) for t in reduction_tests.random_inputs(*shape, dtype)]
+    inputs = [t.to(GPU) for t in reduction_cases.random_inputs(*shape, dtype)]
     samples = [(inputs, torch.randn(B, (H // R) * (W // R), C, device=GPU))]
-    op = reduction_tests.at_size(spatial_reduction, H, W)
-    definition = reduction_tests.at_size(reduction_reference.spatial_reduction, H, W)
-    check_error_budget(op, definition, samples, reduction_tests.NAMES)
+    op = reduction_cases.at_size(spatial_reduction, H, W)
+    definition = reduction_cases.at_size(reduction_reference.spatial_reduction, H, W)
+    check_error_budget(op, definition, samples, reduction_cases.NAMES)
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)

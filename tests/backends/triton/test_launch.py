@@ -7,9 +7,10 @@ from pvt_kernels import multi_head_attention, spatial_reduction, use_backend
 from pvt_kernels.benchmarking.shapes import STAGES, stage_shape
 
 from ...error_budget import with_gradients
-from ...ops import test_spatial_reduction
 from ...ops.cases import LOW_DTYPES
-from .kernels import mha_inputs, needs_interpreter, triton_launch, triton_mha, triton_reduction
+from ...ops.cases import multi_head_attention as mha_cases
+from ...ops.cases import spatial_reduction as reduction_cases
+from .kernels import needs_interpreter, triton_launch, triton_mha, triton_reduction
 
 pytestmark = needs_interpreter
 
@@ -22,13 +23,13 @@ def test_the_workspaces_are_poisoned():
 @pytest.mark.parametrize("splits", [7], indirect=True)
 def test_no_kernel_uses_what_lies_around_its_tensors(splits, form, between_walls):
     """Every tensor of every launch: what is read, written, kept and folded."""
-    x, *reduction = test_spatial_reduction.random_inputs(2, 7, 11, 40, 3, torch.float16)
-    attended = mha_inputs(40, 2, torch.float16)
+    x, *reduction = reduction_cases.random_inputs(2, 7, 11, 40, 3, torch.float16)
+    attended = mha_cases.random_inputs(2, 70, 37, 2, 20, torch.float16)
     dy, dresult = torch.randn(2, 6, 40), torch.randn(2, 70, 40)
 
     def results():
         with use_backend("triton"):
-            op = test_spatial_reduction.at_size(spatial_reduction, 7, 11)
+            op = reduction_cases.at_size(spatial_reduction, 7, 11)
             return [
                 *with_gradients(op, (x, *reduction), dy),
                 *with_gradients(lambda *t: multi_head_attention(*t, 2), attended, dresult),
@@ -108,7 +109,8 @@ def test_nothing_on_the_way_to_the_kernels_waits_for_the_gpu(launched, stage, dt
     shape = stage_shape(stage, (800, 1216), batch=2)
     C, R = shape.dim, shape.sr_ratio
     with torch.device("meta"):
-        attended = mha_inputs(C, shape.heads, dtype, N=shape.queries, M=shape.keys)
+        sizes = (2, shape.queries, shape.keys, shape.heads, C // shape.heads)
+        attended = mha_cases.random_inputs(*sizes, dtype)
         x, y = attended[:2]
         layers, vector = attended[2:], torch.empty(C, dtype=dtype)
         weight = torch.empty(C, C, R, R, dtype=dtype)

@@ -4,35 +4,26 @@ import pytest
 import torch
 
 from pvt_kernels import multi_head_attention, use_backend
-from pvt_kernels.backends.reference import multi_head_attention as reference
 
-from ...error_budget import check_error_budget
 from ...ops.cases import LOW_DTYPES
-from .kernels import mha_inputs, needs_interpreter, triton_launch, triton_mha
+from ...ops.cases.multi_head_attention import check_against_oracle, random_inputs
+from .kernels import needs_interpreter, triton_launch, triton_mha
 
 pytestmark = needs_interpreter
 # C, heads: of PVT and PVTv2-B0, and of SegFormer
 FUSED = ((64, 1), (128, 2), (32, 1), (64, 2))
 
 
-@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
+# the unfused form is that of the widths in the tests of the op
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize(("C", "heads"), FUSED)
-def test_multi_head_attention_in_both_forms(form, C, heads, dtype):
-    def op(*tensors):
-        with use_backend("triton"):
-            return multi_head_attention(*tensors, heads)
-
-    def definition(*tensors):
-        return reference.multi_head_attention(*tensors, heads, (C // heads) ** -0.5)
-
-    names = ("out", "dx", "dy", "dWq", "dbq", "dWkv", "dbkv", "dWo", "dbo")
-    samples = [(mha_inputs(C, heads, dtype), torch.randn(2, 70, C))]
-    check_error_budget(op, definition, samples, names)
+def test_fused_multi_head_attention(C, heads, dtype):
+    check_against_oracle("triton", 2, 70, 37, heads, C // heads, dtype=dtype)
 
 
 @pytest.mark.parametrize("save", [False, True])
 def test_the_fused_forward_saves_what_the_unfused_does(monkeypatch, save):
-    inputs = mha_inputs(64, 2, torch.float32, bias=False)
+    inputs = random_inputs(2, 70, 37, 2, 32, bias=False)
     forward = torch.ops.pvt_kernels.multi_head_attention_forward
     fused = forward(*inputs, 2, 0.2, save, "triton")
     monkeypatch.setattr(triton_mha, "FUSED_CHANNELS", ())
@@ -42,7 +33,7 @@ def test_the_fused_forward_saves_what_the_unfused_does(monkeypatch, save):
 
 
 def test_the_fused_forward_reads_strided_tokens_and_nothing_around_them():
-    x, *others = mha_inputs(64, 1, torch.float16)
+    x, *others = random_inputs(2, 70, 37, 1, 64, torch.float16)
     around = torch.full((4, 70 + 64, 2 * 64), float("nan"), dtype=torch.float16)
     around[1:-1, :70, :64] = x
     with use_backend("triton"):

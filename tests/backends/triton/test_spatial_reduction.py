@@ -6,24 +6,23 @@ import torch
 from pvt_kernels import spatial_reduction, use_backend
 
 from ...error_budget import with_gradients
-from ...ops import test_spatial_reduction
-from ...ops.cases import LOW_DTYPES
+from ...ops.cases.spatial_reduction import at_size, check_against_oracle, random_inputs
 from .kernels import needs_interpreter, reduction_tiles, triton_launch, triton_reduction
 
 pytestmark = needs_interpreter
 
 
-@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("splits", [1, 2, 7], indirect=True)
 def test_spatial_reduction_with_split_sums(splits, dtype):
-    test_spatial_reduction.check_against_oracle("triton", 2, 9, 13, 40, 3, dtype)
+    check_against_oracle("triton", 2, 9, 13, 40, 3, dtype)
 
 
 def test_memory_around_a_map_is_not_used():
-    x, *parameters = test_spatial_reduction.random_inputs(2, 7, 11, 24, 3)
+    x, *parameters = random_inputs(2, 7, 11, 24, 3)
     around = torch.full((4, 77 + 50, 24), float("nan"))
     around[1:-1, :77] = x
-    op = test_spatial_reduction.at_size(spatial_reduction, 7, 11)
+    op = at_size(spatial_reduction, 7, 11)
     dy = torch.randn(2, 6, 24)
     with use_backend("triton"):
         expected = with_gradients(op, (x, *parameters), dy)
@@ -40,13 +39,13 @@ def test_the_shipped_tiles(channels, dtype, monkeypatch):
         monkeypatch.setattr(
             triton_reduction, name, lambda _, *arguments, real=real: real(gpu, *arguments)
         )
-    test_spatial_reduction.check_against_oracle("triton", 1, 5, 17, channels, 2, dtype)
+    check_against_oracle("triton", 1, 5, 17, channels, 2, dtype)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_the_weight_and_its_gradient_have_one_memory_format(layout):
     """In channels_last, the convolution's order, nothing is copied on the way in or out."""
-    x, weight, *vectors = test_spatial_reduction.random_inputs(2, 7, 11, 24, 3)
+    x, weight, *vectors = random_inputs(2, 7, 11, 24, 3)
     weight = weight.contiguous(memory_format=layout)
     dy = torch.randn(2, 6, 24)
     forward, backward = (

@@ -113,7 +113,7 @@ def test_find_by_name_else_by_model():
 
 
 @pytest.mark.parametrize("system", systems.NAMES)
-@pytest.mark.parametrize("model", models.names())
-def test_every_system_has_a_default_recipe_for_every_model(system, model):
-    found = recipe.find(systems.load(system).recipes, None, model)
-    assert found.name != "shapes"
+def test_a_system_has_a_default_recipe_for_every_model(system):
+    recipes = systems.load(system).recipes
+    found = {model: recipe.find(recipes, None, model).name for model in models.names()}
+    assert "shapes" not in found.values()

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pvt_kernels.backends.triton.attention.forward import load_rows
+from pvt_kernels.backends.triton.attention.forward import load_rows, probabilities
 from pvt_kernels.backends.triton.attention.tiles import SIZES, Tile, head_dim_arguments, strides_of
 from pvt_kernels.backends.triton.launch import UNIT, Launch, precision, strides
 
@@ -93,11 +93,6 @@ def attention_dkdv_kernel(
     BLOCK_M: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One tile of keys of one head, over one split of the queries: its share of dk and dv.
-
-    do, q, k and v have adjacent channels and strides in units; lse, delta and partials are
-    contiguous. D is d in units, where WHOLE does not say that it is BLOCK_D.
-    """
     # the key tiles of one split are neighbours: they read the same queries
     key_tiles = tl.cdiv(M, BLOCK_M)
     start_m = (tl.program_id(0) % key_tiles) * BLOCK_M
@@ -171,8 +166,9 @@ def _accumulate(
 ):
     """Add one tile of queries. Everything is transposed, [BLOCK_M, BLOCK_N]: P^T and dS^T are
     left factors as they stand. Keys beyond M only touch rows that are not stored."""
+    FINE: tl.constexpr = b_q.dtype == tl.float32 and PRECISION == "ieee"
     b_s = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION)
-    b_p = tl.exp2(b_s * scale_log2 - (b_lse * 1.4426950408889634)[None, :])
+    b_p = probabilities(b_s, b_lse[None, :], scale_log2, FINE)
     b_dv = tl.dot(b_p.to(b_do.dtype), b_do, b_dv, input_precision=PRECISION)
     b_dp = tl.dot(b_v, tl.trans(b_do), input_precision=PRECISION)
     b_ds = (b_p * (b_dp - b_delta[None, :])).to(b_q.dtype)

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pvt_kernels.backends.triton.attention.forward import load_rows
+from pvt_kernels.backends.triton.attention.forward import load_rows, probabilities
 from pvt_kernels.backends.triton.attention.tiles import SIZES, Tile, head_dim_arguments, strides_of
 from pvt_kernels.backends.triton.launch import UNIT, Launch, precision, strides
 
@@ -85,11 +85,6 @@ def attention_dq_kernel(
     BLOCK_M: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One tile of queries of one head, over all its keys: dq, and delta for the other kernel.
-
-    do, q, k and v have adjacent channels and strides in units; o, lse and what is written are
-    contiguous. D is d in units, where WHOLE does not say that it is BLOCK_D.
-    """
     tiles = tl.cdiv(N, BLOCK_N)
     i_bh = (tl.program_id(0) // tiles).to(tl.int64)
     i_b, i_h = i_bh // heads, i_bh % heads
@@ -119,8 +114,9 @@ def attention_dq_kernel(
     b_o = tl.load(o + o_nd, mask=m_nd, other=0.0)
     b_delta = tl.sum(b_do.to(tl.float32) * b_o.to(tl.float32), 1)
     tl.store(delta + i_bh * N + o_n, b_delta, mask=m_n)
-    b_lse = tl.load(lse + i_bh * N + o_n, mask=m_n, other=0.0) * 1.4426950408889634
+    b_lse = tl.load(lse + i_bh * N + o_n, mask=m_n, other=0.0)
     b_dq = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    FINE: tl.constexpr = b_q.dtype == tl.float32 and PRECISION == "ieee"
     scale_log2 = scale * 1.4426950408889634
 
     full = M // BLOCK_M * BLOCK_M
@@ -128,7 +124,7 @@ def attention_dq_kernel(
         b_k = load_rows(p_k, m_d, WHOLE)
         b_v = load_rows(p_v, m_d, WHOLE)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
-        b_p = tl.exp2(b_s * scale_log2 - b_lse[:, None])
+        b_p = probabilities(b_s, b_lse[:, None], scale_log2, FINE)
         b_dp = tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION)
         b_ds = (b_p * (b_dp - b_delta[:, None])).to(b_k.dtype)
         b_dq = tl.dot(b_ds, b_k, b_dq, input_precision=PRECISION)
@@ -140,7 +136,8 @@ def attention_dq_kernel(
         b_v = tl.load(p_v, mask=m_m[:, None] & m_d[None, :], other=0.0)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
         # after the exponential: of a row whose scores are all very negative it is inf here
-        b_p = tl.where(m_m[None, :], tl.exp2(b_s * scale_log2 - b_lse[:, None]), 0.0)
+        b_p = probabilities(b_s, b_lse[:, None], scale_log2, FINE)
+        b_p = tl.where(m_m[None, :], b_p, 0.0)
         b_dp = tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION)
         b_ds = (b_p * (b_dp - b_delta[:, None])).to(b_k.dtype)
         b_dq = tl.dot(b_ds, b_k, b_dq, input_precision=PRECISION)

@@ -118,7 +118,7 @@ def attention_forward_kernel(
         b_o, b_max, b_sum = attend(b_s, b_v, b_o, b_max, b_sum, PRECISION)
 
     b_o = b_o / b_sum[:, None]
-    b_lse = b_max * 0.6931471805599453 + tl.log(b_sum)
+    b_lse = log_sum_exp(b_max, b_sum)
     o += (i_b * N * heads + i_h) * head_dim
     p_o = o + o_n.to(tl.int64)[:, None] * (heads * head_dim) + o_d[None, :]
     tl.store(p_o, b_o.to(o.dtype.element_ty), mask=m_n[:, None] & m_d[None, :])
@@ -144,3 +144,28 @@ def attend(b_s, b_v, b_o, b_max, b_sum, PRECISION: tl.constexpr):
     b_o = b_o * b_rescale[:, None]
     b_o = tl.dot(b_p.to(b_v.dtype), b_v, b_o, input_precision=PRECISION)
     return b_o, b_new, b_sum
+
+
+@triton.jit
+def log_sum_exp(b_max, b_sum):
+    """What the backward needs of a row, natural, from its highest score and its sum, to base 2.
+
+    Rounded once: what is lost here, all probabilities of the row get wrong in the backward.
+    """
+    return ((b_max.to(tl.float64) + tl.log2(b_sum)) * 0.6931471805599453).to(tl.float32)
+
+
+@triton.jit
+def probabilities(b_s, b_lse, scale_log2, FINE: tl.constexpr):
+    """P = exp(S * scale - lse) of scores that are computed again; lse is broadcast to them.
+
+    Where the scores have the precision of fp32 (FINE), lse to base 2 is taken in two parts, for the
+    reason that the forward rounds it once: a product of 12 and of 11 bits, which is exact whether
+    or not it is contracted to a fused multiply-add, and the rest.
+    """
+    if FINE:
+        b_high = (b_lse.to(tl.int32, bitcast=True) & -4096).to(tl.float32, bitcast=True)
+        b_rest = (b_lse - b_high) * 1.4423828125 + b_lse * 0.0003122283889634
+        return tl.exp2(b_s * scale_log2 - b_high * 1.4423828125 - b_rest)
+    else:
+        return tl.exp2(b_s * scale_log2 - b_lse * 1.4426950408889634)

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pvt_kernels.backends.triton.attention.forward import attend
+from pvt_kernels.backends.triton.attention.forward import attend, log_sum_exp
 from pvt_kernels.backends.triton.attention.tiles import Tile
 from pvt_kernels.backends.triton.launch import UNIT, Launch, precision, strides
 
@@ -98,11 +98,6 @@ def multi_head_attention_kernel(
     BLOCK_M: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One tile of queries, head after head: q, o and their share of the out projection.
-
-    x (B, N, C) has adjacent channels and strides in units; kv (B, M, 2C), with k before v, the
-    weights, the biases and what is written are contiguous.
-    """
     HEADS: tl.constexpr = BLOCK_C // BLOCK_D
     tiles = tl.cdiv(N, BLOCK_N)
     i_b = (tl.program_id(0) // tiles).to(tl.int64)
@@ -148,7 +143,7 @@ def multi_head_attention_kernel(
             b_o, b_max, b_sum = attend(b_s, b_v, b_o, b_max, b_sum, PRECISION)
 
         b_o = (b_o / b_sum[:, None]).to(b_x.dtype)
-        b_lse = b_max * 0.6931471805599453 + tl.log(b_sum)
+        b_lse = log_sum_exp(b_max, b_sum)
         tl.store(lse + (i_b * HEADS + i_h) * N + o_n, b_lse, mask=m_n)
         p_o = o + o_row[:, None] + (i_h * BLOCK_D + o_d)[None, :]
         tl.store(p_o, b_o, mask=m_n[:, None] & (save != 0))
