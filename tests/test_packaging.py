@@ -61,6 +61,7 @@ def import_in(folder: Path) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the compiler is wrapped by a shell script")
+@pytest.mark.thorough
 def test_sources_run_where_they_lie_once_they_are_installed(sdist, tmp_path):
     sources = shutil.copytree(sdist, tmp_path / "sources")
     remedy = f"run `python -m pip install .` in {sources}"

@@ -229,6 +229,7 @@ def test_code_for_sm_70(device, table):
 @pytest.mark.parametrize(
     ("arch", "atoms"), [(70, ["Sm70", "Sm70Wmma"]), (80, ["Sm80<half>"])], ids=str
 )
+@pytest.mark.thorough
 def test_the_oldest_cuda_compiles_the_kernels(arch, atoms):
     names = instances(atoms, (64,))
     usage, _ = compile_kernels("11.8", arch, names)
