@@ -229,8 +229,8 @@ void multiply(const Left& left, std::int64_t rows, const typename Left::Arithmet
 }
 
 // Where few columns are left beyond whole vectors, a vector over the columns would be nearly empty:
-// 49 tokens, or 50, are three vectors and these. Then the vectors lie over the left factor,
-// and the depth is taken in two steps at a time.
+// 49 tokens, or 50, are three vectors and these. Then the vectors lie over the left factor, and
+// two steps of the depth are taken at a time.
 constexpr int kFewColumns = 2;
 constexpr std::int64_t kFewDepth = 1024;
 
