@@ -153,15 +153,21 @@ void backward(const MultiHeadAttention& a, const Tokens& dresult, const void* o,
       pack_by_key<A, T>(shared.v, v, s, unit, first, count);
       pack_by_channel<A, T>(shared.k_by_channel, k, s, unit, first, count);
     });
+    // whose tokens are in w.x and w.d_out: where a tile holds all of an image, they are turned once
+    // for all heads
+    std::int64_t loaded = -1;
     sum_over_tiles<T>(
         s, head_tiles, thread, threads, w.key_sums, to,
         [&](auto unit, auto tile, const KeyGradients& sums) {
           const std::int64_t batch = unit / s.heads, head = unit % s.heads;
           const std::int64_t first = head_tiles.first(tile), count = head_tiles.count(tile);
           const std::int64_t row = (batch * s.queries + first) * C;
-          load_columns<A, T>(token_row<T>(a.x, batch, first), a.x.token_stride, count, C, w.x);
-          load_columns<A, T>(token_row<T>(dresult, batch, first), dresult.token_stride, count, C,
-                             w.d_out);
+          if (row != loaded) {
+            load_columns<A, T>(token_row<T>(a.x, batch, first), a.x.token_stride, count, C, w.x);
+            load_columns<A, T>(token_row<T>(dresult, batch, first), dresult.token_stride, count, C,
+                               w.d_out);
+            loaded = row;
+          }
           prepare_tile<A, T>(a, shared, o_rows + row, lse + unit * s.queries + first, head, count,
                              w);
           differentiate<A>(s, shared.k, shared.v, nullptr, shared.k_by_channel, unit, count, sums,
