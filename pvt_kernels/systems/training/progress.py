@@ -26,6 +26,18 @@ from torch.utils.tensorboard import SummaryWriter
 _NEWEST = 0.1
 
 
+def _outlast_older_logs(folder: Path) -> None:
+    """Wait for a second in which no log of the folder was begun.
+
+    TensorBoard reads them in the order of their names, `events.out.tfevents.SECOND.HOST.PROCESS`:
+    of two of the same second a killed run's might come after that of the run that goes on from it.
+    """
+    begun = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
+    # a clock that was set back is not waited for
+    while begun and 0 <= max(begun) + 1 - time.time() <= 1:
+        time.sleep(0.01)
+
+
 class Reporter:
     """Shows a run's progress from `start` on, in the process that prints; use it as a context.
 
@@ -36,6 +48,7 @@ class Reporter:
         self.console = console
         self.total = total
         # what a killed run logged after its checkpoint is logged again
+        _outlast_older_logs(folder)
         self.writer = SummaryWriter(str(folder), purge_step=start + 1)
         columns = (
             "{task.description}",
