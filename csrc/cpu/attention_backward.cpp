@@ -1,7 +1,6 @@
 // Attention backward in one pass over the queries: five products a tile (S again, dP, dQ, dK, dV).
 // Compiled once for each code path.
 #include "cpu/attention_tile.h"
-#include "cpu/code_path.h"
 #include "cpu/key_gradients.h"
 #include "cpu/threads.h"
 

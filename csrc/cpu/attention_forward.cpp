@@ -1,7 +1,6 @@
 // Attention forward, query-stationary: a tile of queries stays while blocks of keys pass. Compiled
 // once for each code path.
 #include "cpu/attention_tile.h"
-#include "cpu/code_path.h"
 #include "cpu/threads.h"
 
 namespace pvt_kernels::cpu {

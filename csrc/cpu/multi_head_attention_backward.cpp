@@ -3,7 +3,6 @@
 // each thread owns rows of the weights and, after that, tiles of tokens. Compiled once for each
 // code path.
 #include "cpu/attention_tile.h"
-#include "cpu/code_path.h"
 #include "cpu/key_gradients.h"
 #include "cpu/linear.h"
 #include "cpu/threads.h"

@@ -1,7 +1,6 @@
 // Multi-head attention forward: a tile of tokens is projected to queries, attends head by head, and
 // is projected again, all in cache. Compiled once for each code path.
 #include "cpu/attention_tile.h"
-#include "cpu/code_path.h"
 #include "cpu/linear.h"
 #include "cpu/threads.h"
 

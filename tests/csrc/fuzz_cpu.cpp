@@ -11,10 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/attention.h"
 #include "cpu/dispatch.h"
-#include "cpu/multi_head_attention.h"
-#include "cpu/spatial_reduction.h"
 
 namespace {
 
@@ -70,13 +67,14 @@ void fuzz_attention() {
   const Biases biases{biased ? key_bias.data() : nullptr, biased ? result_bias.data() : nullptr};
   Floats o(q.size()), result(q.size()), lse(B * heads * N);
   Floats dq(q.size()), dk(B * M * heads * d), dv(dk.size()), dkey_bias(key_bias.size());
-  const Workspace forward(attention_forward_workspace(s));
-  attention_forward(s, of_queries(q), k, v, biases, o.data(), biased ? result.data() : nullptr,
-                    lse.data(), forward.memory.get());
-  const Workspace backward(attention_backward_workspace(s));
-  attention_backward(s, of_queries(d_o), of_queries(q), k, v, biases.keys, of_queries(o),
-                     lse.data(), dq.data(), dk.data(), dv.data(),
-                     biased ? dkey_bias.data() : nullptr, backward.memory.get());
+  const CodePath& kernels = code_path(s.dtype);
+  const Workspace forward(kernels.attention_forward_workspace(s));
+  kernels.attention_forward(s, of_queries(q), k, v, biases, o.data(),
+                            biased ? result.data() : nullptr, lse.data(), forward.memory.get());
+  const Workspace backward(kernels.attention_backward_workspace(s));
+  kernels.attention_backward(s, of_queries(d_o), of_queries(q), k, v, biases.keys, of_queries(o),
+                             lse.data(), dq.data(), dk.data(), dv.data(),
+                             biased ? dkey_bias.data() : nullptr, backward.memory.get());
 
   std::vector<double> out(q.size()), grad_q(q.size()), grad_k(dk.size()), grad_v(dk.size());
   std::vector<double> biased_out(q.size()), grad_key_bias(key_bias.size());
@@ -139,14 +137,16 @@ void fuzz_spatial_reduction() {
   const Floats gamma = random(C), beta = random(C), dy = random(B * M * C);
   const Tokens tokens{x.data(), H * W * C, C};
   Floats y(B * M * C), normalized(y.size()), rstd(B * M);
-  const Workspace forward(spatial_reduction_forward_workspace(s));
-  spatial_reduction_forward(s, tokens, weight.data(), bias.data(), gamma.data(), beta.data(),
-                            y.data(), normalized.data(), rstd.data(), forward.memory.get());
+  const CodePath& kernels = code_path(s.dtype);
+  const Workspace forward(kernels.spatial_reduction_forward_workspace(s));
+  kernels.spatial_reduction_forward(s, tokens, weight.data(), bias.data(), gamma.data(),
+                                    beta.data(), y.data(), normalized.data(), rstd.data(),
+                                    forward.memory.get());
   Floats dx(x.size()), dweight(weight.size()), dbias(C), dgamma(C), dbeta(C);
-  const Workspace backward(spatial_reduction_backward_workspace(s));
-  spatial_reduction_backward(s, dy.data(), tokens, weight.data(), gamma.data(), normalized.data(),
-                             rstd.data(), dx.data(), dweight.data(), dbias.data(), dgamma.data(),
-                             dbeta.data(), backward.memory.get());
+  const Workspace backward(kernels.spatial_reduction_backward_workspace(s));
+  kernels.spatial_reduction_backward(
+      s, dy.data(), tokens, weight.data(), gamma.data(), normalized.data(), rstd.data(), dx.data(),
+      dweight.data(), dbias.data(), dgamma.data(), dbeta.data(), backward.memory.get());
 
   std::vector<double> out(y.size()), grad_x(x.size()), grad_weight(weight.size());
   std::vector<double> grad_gamma(C), grad_beta(C);
@@ -258,14 +258,15 @@ void fuzz_multi_head_attention() {
   const MultiHeadAttention a{
       s, {given[0].data(), N * C, C}, {given[1].data(), M * C, C}, layer(2), layer(4), layer(6)};
   Floats result(B * N * C), o(result.size()), kv(B * M * 2 * C), lse(B * heads * N);
-  const Workspace forward(multi_head_attention_forward_workspace(s));
-  multi_head_attention_forward(a, result.data(), o.data(), kv.data(), lse.data(),
-                               forward.memory.get());
+  const CodePath& kernels = code_path(s.dtype);
+  const Workspace forward(kernels.multi_head_attention_forward_workspace(s));
+  kernels.multi_head_attention_forward(a, result.data(), o.data(), kv.data(), lse.data(),
+                                       forward.memory.get());
   const Floats dresult = random(result.size());
-  const Workspace backward(multi_head_attention_backward_workspace(s));
-  multi_head_attention_backward(a, {dresult.data(), N * C, C}, o.data(), kv.data(), lse.data(),
-                                gradients[0].data(), gradients[1].data(), to(2), to(4), to(6),
-                                backward.memory.get());
+  const Workspace backward(kernels.multi_head_attention_backward_workspace(s));
+  kernels.multi_head_attention_backward(a, {dresult.data(), N * C, C}, o.data(), kv.data(),
+                                        lse.data(), gradients[0].data(), gradients[1].data(), to(2),
+                                        to(4), to(6), backward.memory.get());
 
   const std::vector<double> at(all.begin(), all.end());
   require_close("multi_head_attention", result, multi_head_attention(s, parts, at));
