@@ -14,6 +14,7 @@ struct Heads {
   std::int64_t batch_stride, token_stride, head_stride;
 };
 
+// `batch_head` counts the heads of all images: batch * heads + head.
 struct AttentionSizes {
   std::int64_t batch, queries, keys, heads, head_dim;
   DType dtype;

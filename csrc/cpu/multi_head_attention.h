@@ -39,7 +39,7 @@ using MultiHeadAttentionForward = void(const MultiHeadAttention& a, void* result
 // scheduling.
 using MultiHeadAttentionBackward = void(const MultiHeadAttention& a, Tokens dresult, const void* o,
                                         const void* kv, const float* lse, void* dx, void* dy,
-                                        LinearGradient dq, LinearGradient dkv, LinearGradient dout,
-                                        void* workspace);
+                                        LinearGradient q_gradient, LinearGradient kv_gradient,
+                                        LinearGradient out_gradient, void* workspace);
 
 }  // namespace pvt_kernels::cpu

@@ -78,8 +78,8 @@ void fuzz_attention() {
 
   std::vector<double> out(q.size()), grad_q(q.size()), grad_k(dk.size()), grad_v(dk.size());
   std::vector<double> biased_out(q.size()), grad_key_bias(key_bias.size());
-  for (std::int64_t unit = 0; unit < B * heads; ++unit) {
-    const std::int64_t b = unit / heads, h = unit % heads;
+  for (std::int64_t batch_head = 0; batch_head < B * heads; ++batch_head) {
+    const std::int64_t b = batch_head / heads, h = batch_head % heads;
     const auto key = [&](std::int64_t j, std::int64_t c) {
       return static_cast<double>(kv[((b * M + j) * 2 * heads + h) * d + c]);
     };
@@ -93,7 +93,7 @@ void fuzz_attention() {
       for (std::int64_t j = 0; j < M; ++j) {
         for (std::int64_t c = 0; c < d; ++c)
           p[j] += static_cast<double>(s.scale) * q[row + c] * key(j, c);
-        if (biased) p[j] += static_cast<double>(s.scale) * key_bias[unit * M + j];
+        if (biased) p[j] += static_cast<double>(s.scale) * key_bias[batch_head * M + j];
         highest = std::max(highest, p[j]);
       }
       for (double& x : p) total += x = std::exp(x - highest);
@@ -110,7 +110,7 @@ void fuzz_attention() {
       for (std::int64_t j = 0; j < M; ++j) {
         const double ds = p[j] * (dp[j] - delta) * s.scale;
         const std::int64_t key_row = ((b * M + j) * heads + h) * d;
-        grad_key_bias[unit * M + j] += ds;
+        grad_key_bias[batch_head * M + j] += ds;
         for (std::int64_t c = 0; c < d; ++c) {
           grad_q[row + c] += ds * key(j, c);
           grad_k[key_row + c] += ds * q[row + c];
