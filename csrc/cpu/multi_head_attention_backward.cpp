@@ -131,13 +131,11 @@ class Backward {
         kv_(static_cast<const Storage*>(kv)),
         lse_(lse),
         to_(to),
-        dx_(static_cast<Storage*>(to.dx)),
-        dy_(static_cast<Storage*>(to.dy)),
         workspace_(workspace),
         shared_scratch_(workspace),
         shared_(a, shared_scratch_),
         few_(few_tokens(a.sizes)),
-        dq_(few_ ? shared_.dq : dx_) {
+        dq_(few_ ? shared_.dq : static_cast<Storage*>(to.dx)) {
     Scratch own(nullptr);
     Thread(a, own);
     thread_bytes_ = own.bytes();
@@ -211,6 +209,7 @@ class Backward {
     const int sharing = few_ ? 1 : s.threads;
     const Tiles queries(s.batch, s.queries, sharing), keys(s.batch, s.keys, sharing);
     const std::int64_t strips = shared_.q_columns.strips();
+    auto *dx = static_cast<Storage*>(to_.dx), *dy = static_cast<Storage*>(to_.dy);
     const Tokens dq{dq_, s.queries * C, C};
     const Tokens o{o_, s.queries * C, C};
     const Tokens dkv{shared_.dkv, s.keys * 2 * C, 2 * C};
@@ -230,14 +229,14 @@ class Backward {
         const std::int64_t tile = i / strips;
         const std::int64_t row = (queries.group(tile) * s.queries + queries.first(tile)) * C;
         store_input_gradient(shared_.q_columns, i % strips, C, C, dq_ + row, queries.count(tile),
-                             dx_ + row, w);
+                             dx + row, w);
       }
 #pragma omp for schedule(static)
       for (std::int64_t i = 0; i < keys.total * strips; ++i) {
         const std::int64_t tile = i / strips;
         const std::int64_t row = (keys.group(tile) * s.keys + keys.first(tile)) * C;
         store_input_gradient(shared_.kv_columns, i % strips, 2 * C, C, shared_.dkv + 2 * row,
-                             keys.count(tile), dy_ + row, w);
+                             keys.count(tile), dy + row, w);
       }
     }
   }
@@ -247,7 +246,6 @@ class Backward {
   const Storage *o_, *kv_;
   const float* lse_;
   const Gradients to_;
-  Storage *dx_, *dy_;
   const void* workspace_;
   Scratch shared_scratch_;
   BackwardScratch<A, T> shared_;
