@@ -36,8 +36,9 @@ test-old-transformers: $(old_transformers)/installed  ## test patch() on transfo
 		'import transformers; assert transformers.__version__.startswith("4.")'
 	PYTHONPATH=$(old_transformers) $(python) -m pytest tests/integrations/test_transformers.py
 
-aot: $(installed) $(old_triton)/installed  ## compile the Triton kernels for every architecture
-	$(python) -m tests.aot --output benchmarks/results/triton-kernels.md
+aot: $(installed) $(old_triton)/installed  ## compile the Triton kernels for ARCHS="80 90", else for all
+	$(python) -m tests.aot \
+		$(if $(ARCHS),--archs $(ARCHS),--output benchmarks/results/triton-kernels.md)
 	PYTHONPATH=$(old_triton) $(python) -c \
 		'import triton; assert triton.__version__.startswith("3.5.")'
 	PYTHONPATH=$(old_triton) $(python) -m tests.aot --archs 80 90 --dtypes fp16 fp32 --head-dims 64

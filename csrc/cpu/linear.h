@@ -164,6 +164,8 @@ void linear_gradient(const WeightGradient<A>& w, int thread, std::int64_t out_fe
   };
   if (rows <= 0) return;
   auto* weight = static_cast<Storage*>(to.weight) + begin * in_features;
+  // sums of whole vectors in fp32, of a single group: the weight's gradient is the place for them
+  const bool in_place = std::is_same_v<T, F32> && tiles <= w.kTiles && in_features % kLanes == 0;
   if (tiles == 0) std::fill(weight, weight + rows * in_features, Storage{});
   std::fill(w.bias_sums, w.bias_sums + rows, 0.0);
   for (std::int64_t group = 0; group < tiles; group += w.kTiles) {
@@ -184,13 +186,20 @@ void linear_gradient(const WeightGradient<A>& w, int thread, std::int64_t out_fe
       const std::int64_t width = std::min(kColumns, in_features - first);
       // of a single group each strip is done before the next one begins
       float* sums = w.sums + (tiles <= w.kTiles ? 0 : first * rows);
+      std::int64_t sums_stride = kColumns;
+      if constexpr (std::is_same_v<T, F32>) {
+        if (in_place) {
+          sums = weight + first;
+          sums_stride = in_features;
+        }
+      }
       for (std::int64_t tile = group; tile < end; ++tile) {
         copy_row_units<A, T>(token_row<T>(input, tile / per_image, first_of(tile)) + first,
                              input.token_stride, count_of(tile), width, w.input, kColumns);
-        multiply_chains(left[tile - group], rows, w.input, kColumns, width, sums, kColumns,
+        multiply_chains(left[tile - group], rows, w.input, kColumns, width, sums, sums_stride,
                         tile > 0);
       }
-      if (end < tiles) continue;
+      if (end < tiles || in_place) continue;
       for (std::int64_t row = 0; row < rows; ++row) {
         for (std::int64_t c = 0; c < width; c += kLanes)
           copy_from_floats<T>(sums + row * kColumns + c, std::min<std::int64_t>(kLanes, width - c),

@@ -180,22 +180,29 @@ class Backward {
         pack_by_key<A, T>(shared_.v, v, s, batch_head, first, count);
         pack_by_channel<A, T>(shared_.k_by_channel, k, s, batch_head, first, count);
       });
-      sum_over_tiles<T>(
-          s, tiles, thread, threads, w.key_sums, to,
-          [&](auto batch_head, auto tile, const KeyGradients& sums) {
-            const std::int64_t batch = batch_head / s.heads, head = batch_head % s.heads;
-            const std::int64_t first = tiles.first(tile), count = tiles.count(tile);
-            const std::int64_t row = (batch * s.queries + first) * C;
-            load_columns<A, T>(token_row<T>(a_.x, batch, first), a_.x.token_stride, count, C, w.x);
-            load_columns<A, T>(token_row<T>(dresult_, batch, first), dresult_.token_stride, count,
-                               C, w.output_gradient);
-            prepare_tile<A, T>(a_, shared_, o_ + row, lse_ + batch_head * s.queries + first, head,
-                               count, w);
-            differentiate<A>(s, shared_.k, shared_.v, nullptr, shared_.k_by_channel, batch_head,
-                             count, sums, w.tile);
-            store_columns<T>(w.tile.dq, count, d, s.scale,
-                             [&](auto i) { return dq_ + row + i * C + head * d; });
-          });
+      // whose tokens are in w.x and w.output_gradient: where a tile holds all of an image, they are
+      // turned once for all heads
+      std::int64_t loaded = -1;
+      sum_over_tiles<T>(s, tiles, thread, threads, w.key_sums, to,
+                        [&](auto batch_head, auto tile, const KeyGradients& sums) {
+                          const std::int64_t batch = batch_head / s.heads,
+                                             head = batch_head % s.heads;
+                          const std::int64_t first = tiles.first(tile), count = tiles.count(tile);
+                          const std::int64_t row = (batch * s.queries + first) * C;
+                          if (row != loaded) {
+                            load_columns<A, T>(token_row<T>(a_.x, batch, first), a_.x.token_stride,
+                                               count, C, w.x);
+                            load_columns<A, T>(token_row<T>(dresult_, batch, first),
+                                               dresult_.token_stride, count, C, w.output_gradient);
+                            loaded = row;
+                          }
+                          prepare_tile<A, T>(a_, shared_, o_ + row,
+                                             lse_ + batch_head * s.queries + first, head, count, w);
+                          differentiate<A>(s, shared_.k, shared_.v, nullptr, shared_.k_by_channel,
+                                           batch_head, count, sums, w.tile);
+                          store_columns<T>(w.tile.dq, count, d, s.scale,
+                                           [&](auto i) { return dq_ + row + i * C + head * d; });
+                        });
     }
     add_continued_sums<T>(s, tiles, team, to,
                           [&](int thread) { return scratch_of(thread).key_sums; });

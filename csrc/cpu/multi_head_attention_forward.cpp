@@ -72,11 +72,15 @@ void ask_together(const MultiHeadAttention& a, const ForwardScratch<A, T>& share
   const AttentionSizes& s = a.sizes;
   const std::int64_t C = a.channels(), parts = s.threads;
   const Tiles queries(s.batch, s.queries, 1);
+  // whose tokens are in w.tokens: for the heads of a tile they are turned once
+  std::int64_t loaded = -1;
 #pragma omp for schedule(static)
   for (std::int64_t i = 0; i < queries.total * s.heads; ++i) {
     const std::int64_t tile = i / s.heads, batch = queries.group(tile), first = queries.first(tile);
     const std::int64_t count = queries.count(tile), head = i % s.heads;
-    load_columns<A, T>(token_row<T>(a.x, batch, first), a.x.token_stride, count, C, w.tokens);
+    if (tile != loaded)
+      load_columns<A, T>(token_row<T>(a.x, batch, first), a.x.token_stride, count, C, w.tokens);
+    loaded = tile;
     attend_projected<A, T>(a, shared, batch, head, first, count, w.o, lse, w);
     auto* rows = o + (batch * s.queries + first) * C + head * s.head_dim;
     store_columns<T>(w.o, count, s.head_dim, 1.0f, [&](auto i) { return rows + i * C; });

@@ -231,19 +231,34 @@ void multiply(const Left& left, std::int64_t rows, const typename Left::Arithmet
 }
 
 // Where few columns are left beyond whole vectors, a vector over the columns would be nearly empty:
-// 49 tokens, or 50, are three vectors and these. Then the vectors lie over the left factor.
+// 49 tokens, or 50, are three vectors and these. Then the vectors lie over the left factor, and
+// two steps of the depth are taken at a time.
 constexpr int kFewColumns = 2;
 constexpr std::int64_t kFewDepth = 1024;
 
 template <class A>
 bool few_columns_pay(const ByRows<A>& left, std::int64_t) {
-  return left.depth % kLanes == 0 && left.depth <= kFewDepth;
+  return left.depth % (2 * kLanes) == 0 && left.depth <= kFewDepth;
 }
 
 template <class A>
 bool few_columns_pay(const ByColumns<A>& left, std::int64_t rows) {
-  return rows % kLanes == 0 && left.depth <= kFewDepth;
+  return rows % kLanes == 0 && left.depth % 2 == 0 && left.depth <= kFewDepth;
 }
+
+// What few columns of a product are multiplied with: the columns themselves, side by side. Beside
+// the other columns every unit would be in a cache line of its own.
+template <class A>
+struct FewColumns {
+  typename A::Unit data[kFewColumns][kFewDepth];
+
+  void gather(const typename A::Unit* right, std::int64_t right_stride, std::int64_t depth,
+              std::int64_t columns) {
+    for (std::int64_t k = 0; k < depth; ++k, right += right_stride) {
+      for (std::int64_t c = 0; c < columns; ++c) data[c][k] = right[c];
+    }
+  }
+};
 
 // The `Columns` columns of a product, of which a row's vector `to` begins with: it is written, or
 // added to, as a whole.
@@ -254,64 +269,88 @@ void finish_few(const float (&sums)[Columns], float* to, bool add) {
   store(to, add ? load(to) + row : row);
 }
 
-// Every sum's index is known to the compiler, or the sums would live in memory.
-template <int Columns, class A>
-void multiply_few(const ByRows<A>& left, std::int64_t rows, const typename A::Unit* right,
-                  std::int64_t right_stride, float* out, std::int64_t out_stride, bool add) {
-  typename A::Unit columns[Columns][kFewDepth];
-  for (std::int64_t k = 0; k < left.depth; ++k) {
-    for (int c = 0; c < Columns; ++c) columns[c][k] = right[k * right_stride + c];
-  }
-  for (std::int64_t row = 0; row < rows; ++row) {
-    Vec even[Columns] = {}, odd[Columns] = {};
-    const auto add_products = [&](std::int64_t k, Vec(&to)[Columns]) {
-      const Vec weights = load(left.at(row, k));
+// Every sum's index is known to the compiler, or the sums would live in memory. Each is of every
+// other product: two short chains, of which one fills the waits of the other.
+template <int Columns, int Rows, class A>
+void multiply_few_block(const ByRows<A>& left, std::int64_t row, const FewColumns<A>& right,
+                        float* out, std::int64_t out_stride, bool add) {
+  Vec even[Rows][Columns] = {}, odd[Rows][Columns] = {};
+  const auto add_products = [&](std::int64_t k, Vec(&to)[Rows][Columns]) {
+    Vec values[Columns];
 #pragma GCC unroll 2
-      for (int c = 0; c < Columns; ++c)
-        to[c] = A::multiply_add(to[c], weights, load(columns[c] + k));
-    };
-    std::int64_t k = 0;
-    for (; k + kLanes < left.depth; k += 2 * kLanes) {
-      add_products(k, even);
-      add_products(k + kLanes, odd);
+    for (int c = 0; c < Columns; ++c) values[c] = load(right.data[c] + k);
+#pragma GCC unroll 4
+    for (int i = 0; i < Rows; ++i) {
+      const Vec weights = load(left.at(row + i, k));
+#pragma GCC unroll 2
+      for (int c = 0; c < Columns; ++c) to[i][c] = A::multiply_add(to[i][c], weights, values[c]);
     }
-    if (k < left.depth) add_products(k, even);
+  };
+  for (std::int64_t k = 0; k < left.depth; k += 2 * kLanes) {
+    add_products(k, even);
+    add_products(k + kLanes, odd);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < Rows; ++i) {
     float sums[Columns];
-    for (int c = 0; c < Columns; ++c) sums[c] = sum(even[c] + odd[c]);
-    finish_few(sums, out + row * out_stride, add);
+    for (int c = 0; c < Columns; ++c) sums[c] = sum(even[i][c] + odd[i][c]);
+    finish_few(sums, out + (row + i) * out_stride, add);
   }
 }
 
 template <int Columns, class A>
-void multiply_few(const ByColumns<A>& left, std::int64_t rows, const typename A::Unit* right,
-                  std::int64_t right_stride, float* out, std::int64_t out_stride, bool add) {
-  constexpr int kChains = 4;
-  for (std::int64_t row = 0; row < rows; row += kLanes) {
-    Vec totals[Columns] = {};
-    for (std::int64_t k = 0; k < left.depth; k += kChain) {
-      Vec chains[kChains][Columns] = {};
-      const auto add_products = [&](std::int64_t i, Vec(&to)[Columns]) {
-        const Vec weights = load(left.at(row, i));
+void multiply_few(const ByRows<A>& left, std::int64_t rows, const FewColumns<A>& right, float* out,
+                  std::int64_t out_stride, bool add) {
+  constexpr int kFewRows = 4 / Columns;
+  std::int64_t row = 0;
+  for (; row + kFewRows <= rows; row += kFewRows)
+    multiply_few_block<Columns, kFewRows>(left, row, right, out, out_stride, add);
+  for (; row < rows; ++row) multiply_few_block<Columns, 1>(left, row, right, out, out_stride, add);
+}
+
+// The rows of `Vectors` vectors.
+template <int Columns, int Vectors, class A>
+void multiply_few_block(const ByColumns<A>& left, std::int64_t row, const FewColumns<A>& right,
+                        float* out, std::int64_t out_stride, bool add) {
+  Vec totals[Vectors][Columns] = {};
+  for (std::int64_t begin = 0; begin < left.depth; begin += kChain) {
+    Vec even[Vectors][Columns] = {}, odd[Vectors][Columns] = {};
+    const auto add_products = [&](std::int64_t k, Vec(&to)[Vectors][Columns]) {
 #pragma GCC unroll 2
-        for (int c = 0; c < Columns; ++c)
-          to[c] = A::multiply_add(to[c], right[i * right_stride + c], weights);
-      };
-      const std::int64_t end = std::min(k + kChain, left.depth);
-      std::int64_t i = k;
-      for (; i + kChains <= end; i += kChains) {
+      for (int c = 0; c < Columns; ++c) {
+        const auto value = right.data[c][k];
 #pragma GCC unroll 4
-        for (int chain = 0; chain < kChains; ++chain) add_products(i + chain, chains[chain]);
+        for (int j = 0; j < Vectors; ++j)
+          to[j][c] = A::multiply_add(to[j][c], value, load(left.at(row + j * kLanes, k)));
       }
-      for (; i < end; ++i) add_products(i, chains[0]);
-      for (int c = 0; c < Columns; ++c)
-        totals[c] += (chains[0][c] + chains[1][c]) + (chains[2][c] + chains[3][c]);
+    };
+    const std::int64_t end = std::min(begin + kChain, left.depth);
+    for (std::int64_t k = begin; k < end; k += 2) {
+      add_products(k, even);
+      add_products(k + 1, odd);
     }
-    for (int i = 0; i < kLanes; ++i) {
-      float sums[Columns];
-      for (int c = 0; c < Columns; ++c) sums[c] = totals[c][i];
-      finish_few(sums, out + (row + i) * out_stride, add);
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) {
+#pragma GCC unroll 2
+      for (int c = 0; c < Columns; ++c) totals[j][c] += even[j][c] + odd[j][c];
     }
   }
+  for (int i = 0; i < Vectors * kLanes; ++i) {
+    float sums[Columns];
+    for (int c = 0; c < Columns; ++c) sums[c] = totals[i / kLanes][c][i % kLanes];
+    finish_few(sums, out + (row + i) * out_stride, add);
+  }
+}
+
+template <int Columns, class A>
+void multiply_few(const ByColumns<A>& left, std::int64_t rows, const FewColumns<A>& right,
+                  float* out, std::int64_t out_stride, bool add) {
+  constexpr int kVectors = 4 / Columns;
+  std::int64_t row = 0;
+  for (; row + kVectors * kLanes <= rows; row += kVectors * kLanes)
+    multiply_few_block<Columns, kVectors>(left, row, right, out, out_stride, add);
+  for (; row < rows; row += kLanes)
+    multiply_few_block<Columns, 1>(left, row, right, out, out_stride, add);
 }
 
 // out = left times right, or out += that with `add`, in chains of kChain units. Whole vectors of
@@ -323,6 +362,8 @@ void multiply_chains(const Left& left, std::int64_t rows,
   const std::int64_t rest = columns % kLanes;
   const bool few = 0 < rest && rest <= kFewColumns && few_columns_pay(left, rows);
   const std::int64_t full = few ? columns - rest : columns;
+  FewColumns<typename Left::Arithmetic> few_columns;
+  if (few) few_columns.gather(right + full, right_stride, left.depth, rest);
   // all chains of a block of rows, which are read once, from beginning to end
   for (std::int64_t row = 0; row < rows; row += Left::kBlock) {
     const std::int64_t count = std::min(Left::kBlock, rows - row);
@@ -336,10 +377,8 @@ void multiply_chains(const Left& left, std::int64_t rows,
       else
         multiply(chain, count, part, right_stride, full, Write{to, out_stride});
     }
-    if (few && rest == 1)
-      multiply_few<1>(block, count, right + full, right_stride, to + full, out_stride, add);
-    if (few && rest == 2)
-      multiply_few<2>(block, count, right + full, right_stride, to + full, out_stride, add);
+    if (few && rest == 1) multiply_few<1>(block, count, few_columns, to + full, out_stride, add);
+    if (few && rest == 2) multiply_few<2>(block, count, few_columns, to + full, out_stride, add);
   }
 }
 

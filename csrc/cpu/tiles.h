@@ -45,6 +45,13 @@ void load_columns(const typename T::Storage* rows, std::int64_t stride, std::int
     for (std::int64_t row = 0; row < units; row += kLanes) {
       const std::int64_t first = row * A::kValues;
       const std::int64_t length = std::min<std::int64_t>(kLanes * A::kValues, values - first);
+      if constexpr (std::is_same_v<T, F32>) {
+        if (columns == kLanes && length == kLanes) {
+          transpose(rows + column * stride + first, stride, tile + row * kColumns + column,
+                    kColumns);
+          continue;
+        }
+      }
       Unit block[kLanes * kLanes], turned[kLanes * kLanes];
       if (columns < kLanes) std::fill(block, block + kLanes * kLanes, Unit{});
       for (std::int64_t i = 0; i < columns; ++i)

@@ -110,8 +110,31 @@ inline Interleaved interleave(Vec a, Vec b) {
 }
 #endif
 
-// to[c * to_stride + i] = from[i * from_stride + c] for kLanes rows and channels: log2(kLanes)
-// rounds of interleaving row i with row i + kLanes / 2.
+// to[c * to_stride + i] = from[i * from_stride + c] for kLanes rows and channels.
+#if defined(__AVX__) && !defined(__AVX512F__)
+// Halves of four channels, row i beside row i + 4 as they are loaded: no shuffle has to cross the
+// halves of a register.
+template <class Unit>
+void transpose(const Unit* from, std::int64_t from_stride, Unit* to, std::int64_t to_stride) {
+  for (int c = 0; c < kLanes; c += 4) {
+    Vec rows[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const auto* row = reinterpret_cast<const float*>(from + i * from_stride + c);
+      rows[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row)),
+                                     _mm_loadu_ps(row + 4 * from_stride), 1);
+    }
+    const Vec low[2] = {_mm256_unpacklo_ps(rows[0], rows[2]), _mm256_unpacklo_ps(rows[1], rows[3])};
+    const Vec high[2] = {_mm256_unpackhi_ps(rows[0], rows[2]),
+                         _mm256_unpackhi_ps(rows[1], rows[3])};
+    store(to + c * to_stride, _mm256_unpacklo_ps(low[0], low[1]));
+    store(to + (c + 1) * to_stride, _mm256_unpackhi_ps(low[0], low[1]));
+    store(to + (c + 2) * to_stride, _mm256_unpacklo_ps(high[0], high[1]));
+    store(to + (c + 3) * to_stride, _mm256_unpackhi_ps(high[0], high[1]));
+  }
+}
+#else
+// log2(kLanes) rounds of interleaving row i with row i + kLanes / 2.
 template <class Unit>
 void transpose(const Unit* from, std::int64_t from_stride, Unit* to, std::int64_t to_stride) {
   Vec rows[kLanes], next[kLanes];
@@ -129,6 +152,7 @@ void transpose(const Unit* from, std::int64_t from_stride, Unit* to, std::int64_
   }
   for (int i = 0; i < kLanes; ++i) store(to + i * to_stride, rows[i]);
 }
+#endif
 
 // 2^x for x <= 127; 0 below 2^-126, NaN for NaN. The polynomial is the minimax fit of 2^f on
 // [-1/2, 1/2] with p(0) = 1.

@@ -27,7 +27,8 @@ PATCHED_SUBJECTS: tuple[tuple[str, Size], ...] = (
     ("timm_pvt_v2_b2", (800, 1216)),
     ("transformers_pvt", (800, 1216)),
 )
-QUICK_PATCHED_SUBJECTS = (PATCHED_SUBJECTS[0], PATCHED_SUBJECTS[-1])
+# the others take a minute each
+QUICK_PATCHED_SUBJECTS = PATCHED_SUBJECTS[:1]
 
 
 @dataclass(frozen=True)

@@ -159,12 +159,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "bench-patch",
         help="other libraries' models before and after patch()",
         description="Compares timm's and transformers' models as they are with the same ones "
-        "patched, forward and training step. Takes about 40 minutes on two cores; --quick two.",
+        "patched, forward and training step. Takes about 40 minutes on two cores; --quick one.",
     )
     command.set_defaults(run=_bench_patch)
     _add_common(
         command,
-        quick="segformer_b0 at 512x512 and transformers_pvt",
+        quick="segformer_b0 at 512x512",
         dtypes="fp32",
         sizes="512x512 and 1024x1024 of the SegFormers, 800x1216 of the others, which are all "
         "that are accepted",
