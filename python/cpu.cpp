@@ -8,10 +8,7 @@
 #include <stdexcept>
 #include <tuple>
 
-#include "cpu/attention.h"
 #include "cpu/dispatch.h"
-#include "cpu/multi_head_attention.h"
-#include "cpu/spatial_reduction.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -145,8 +142,9 @@ void bind_cpu(py::module_ m) {
       "attention_forward",
       [](const AttentionSizes& sizes, const Heads& q, const Heads& k, const Heads& v,
          Address key_bias, Address result_bias, Address o, Address result, Address lse) {
-        const Workspace workspace(attention_forward_workspace(sizes));
-        attention_forward(
+        const CodePath& kernels = code_path(sizes.dtype);
+        const Workspace workspace(kernels.attention_forward_workspace(sizes));
+        kernels.attention_forward(
             sizes, q, k, v, {pointer<const float>(key_bias), pointer<const float>(result_bias)},
             pointer<void>(o), pointer<void>(result), pointer<float>(lse), workspace.data());
       },
@@ -158,10 +156,11 @@ void bind_cpu(py::module_ m) {
       [](const AttentionSizes& sizes, const Heads& d_o, const Heads& q, const Heads& k,
          const Heads& v, Address key_bias, const Heads& o, Address lse, Address dq, Address dk,
          Address dv, Address dkey_bias) {
-        const Workspace workspace(attention_backward_workspace(sizes));
-        attention_backward(sizes, d_o, q, k, v, pointer<const float>(key_bias), o,
-                           pointer<const float>(lse), pointer<void>(dq), pointer<void>(dk),
-                           pointer<void>(dv), pointer<float>(dkey_bias), workspace.data());
+        const CodePath& kernels = code_path(sizes.dtype);
+        const Workspace workspace(kernels.attention_backward_workspace(sizes));
+        kernels.attention_backward(sizes, d_o, q, k, v, pointer<const float>(key_bias), o,
+                                   pointer<const float>(lse), pointer<void>(dq), pointer<void>(dk),
+                                   pointer<void>(dv), pointer<float>(dkey_bias), workspace.data());
       },
       "sizes"_a, "do"_a, "q"_a, "k"_a, "v"_a, "key_bias"_a, "o"_a, "lse"_a, "dq"_a, "dk"_a, "dv"_a,
       "dkey_bias"_a, py::call_guard<py::gil_scoped_release>(), "See csrc/cpu/attention.h.");
@@ -171,10 +170,11 @@ void bind_cpu(py::module_ m) {
       [](const AttentionSizes& sizes, const Tokens& x, const Tokens& y, const Linear& q,
          const Linear& kv, const Linear& out, Address result, Address o, Address to_kv,
          Address lse) {
-        const Workspace workspace(multi_head_attention_forward_workspace(sizes));
-        multi_head_attention_forward({sizes, x, y, q, kv, out}, pointer<void>(result),
-                                     pointer<void>(o), pointer<void>(to_kv), pointer<float>(lse),
-                                     workspace.data());
+        const CodePath& kernels = code_path(sizes.dtype);
+        const Workspace workspace(kernels.multi_head_attention_forward_workspace(sizes));
+        kernels.multi_head_attention_forward({sizes, x, y, q, kv, out}, pointer<void>(result),
+                                             pointer<void>(o), pointer<void>(to_kv),
+                                             pointer<float>(lse), workspace.data());
       },
       "sizes"_a, "x"_a, "y"_a, "q"_a, "kv"_a, "out"_a, "result"_a, "o"_a, "to_kv"_a, "lse"_a,
       py::call_guard<py::gil_scoped_release>(), "See csrc/cpu/multi_head_attention.h.");
@@ -185,11 +185,12 @@ void bind_cpu(py::module_ m) {
          const Linear& q, const Linear& kv, const Linear& out, Address o, Address from_kv,
          Address lse, Address dx, Address dy, const LinearGradient& dq, const LinearGradient& dkv,
          const LinearGradient& dout) {
-        const Workspace workspace(multi_head_attention_backward_workspace(sizes));
-        multi_head_attention_backward({sizes, x, y, q, kv, out}, dresult, pointer<const void>(o),
-                                      pointer<const void>(from_kv), pointer<const float>(lse),
-                                      pointer<void>(dx), pointer<void>(dy), dq, dkv, dout,
-                                      workspace.data());
+        const CodePath& kernels = code_path(sizes.dtype);
+        const Workspace workspace(kernels.multi_head_attention_backward_workspace(sizes));
+        kernels.multi_head_attention_backward({sizes, x, y, q, kv, out}, dresult,
+                                              pointer<const void>(o), pointer<const void>(from_kv),
+                                              pointer<const float>(lse), pointer<void>(dx),
+                                              pointer<void>(dy), dq, dkv, dout, workspace.data());
       },
       "sizes"_a, "dresult"_a, "x"_a, "y"_a, "q"_a, "kv"_a, "out"_a, "o"_a, "from_kv"_a, "lse"_a,
       "dx"_a, "dy"_a, "dq"_a, "dkv"_a, "dout"_a, py::call_guard<py::gil_scoped_release>(),
@@ -199,8 +200,9 @@ void bind_cpu(py::module_ m) {
       "spatial_reduction_forward",
       [](const SpatialReductionSizes& sizes, const Tokens& x, Address weight, Address bias,
          Address norm_weight, Address norm_bias, Address y, Address normalized, Address rstd) {
-        const Workspace workspace(spatial_reduction_forward_workspace(sizes));
-        spatial_reduction_forward(
+        const CodePath& kernels = code_path(sizes.dtype);
+        const Workspace workspace(kernels.spatial_reduction_forward_workspace(sizes));
+        kernels.spatial_reduction_forward(
             sizes, x, pointer<const void>(weight), pointer<const float>(bias),
             pointer<const float>(norm_weight), pointer<const float>(norm_bias), pointer<void>(y),
             pointer<float>(normalized), pointer<float>(rstd), workspace.data());
@@ -213,13 +215,14 @@ void bind_cpu(py::module_ m) {
       [](const SpatialReductionSizes& sizes, Address dy, const Tokens& x, Address weight,
          Address norm_weight, Address normalized, Address rstd, Address dx, Address dweight,
          Address dbias, Address dnorm_weight, Address dnorm_bias) {
-        const Workspace workspace(spatial_reduction_backward_workspace(sizes));
-        spatial_reduction_backward(sizes, pointer<const void>(dy), x, pointer<const void>(weight),
-                                   pointer<const float>(norm_weight),
-                                   pointer<const float>(normalized), pointer<const float>(rstd),
-                                   pointer<void>(dx), pointer<void>(dweight), pointer<float>(dbias),
-                                   pointer<float>(dnorm_weight), pointer<float>(dnorm_bias),
-                                   workspace.data());
+        const CodePath& kernels = code_path(sizes.dtype);
+        const Workspace workspace(kernels.spatial_reduction_backward_workspace(sizes));
+        kernels.spatial_reduction_backward(
+            sizes, pointer<const void>(dy), x, pointer<const void>(weight),
+            pointer<const float>(norm_weight), pointer<const float>(normalized),
+            pointer<const float>(rstd), pointer<void>(dx), pointer<void>(dweight),
+            pointer<float>(dbias), pointer<float>(dnorm_weight), pointer<float>(dnorm_bias),
+            workspace.data());
       },
       "sizes"_a, "dy"_a, "x"_a, "weight"_a, "norm_weight"_a, "normalized"_a, "rstd"_a, "dx"_a,
       "dweight"_a, "dbias"_a, "dnorm_weight"_a, "dnorm_bias"_a,

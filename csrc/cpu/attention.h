@@ -14,6 +14,7 @@ struct Heads {
   std::int64_t batch_stride, token_stride, head_stride;
 };
 
+// `batch_head` counts the heads of all images: batch * heads + head.
 struct AttentionSizes {
   std::int64_t batch, queries, keys, heads, head_dim;
   DType dtype;
@@ -30,18 +31,17 @@ struct Biases {
 };
 
 // Bytes of scratch memory for all threads; the caller allocates it, 64-byte aligned.
-std::size_t attention_forward_workspace(const AttentionSizes& sizes);
-std::size_t attention_backward_workspace(const AttentionSizes& sizes);
+using AttentionWorkspace = std::size_t(const AttentionSizes& sizes);
 
 // o and result (B, N, heads, d) in the dtype and lse (B, heads, N), contiguous. `o` is what the
 // backward needs, without the result's bias; either of the two may be null.
-void attention_forward(const AttentionSizes& sizes, Heads q, Heads k, Heads v, Biases biases,
-                       void* o, void* result, float* lse, void* workspace);
+using AttentionForward = void(const AttentionSizes& sizes, Heads q, Heads k, Heads v, Biases biases,
+                              void* o, void* result, float* lse, void* workspace);
 
 // dq (B, N, heads, d), dk and dv (B, M, heads, d) in the dtype, and dkey_bias (B, heads, M) if it
 // is not null; contiguous. The result depends on the number of threads but not on their scheduling.
-void attention_backward(const AttentionSizes& sizes, Heads d_o, Heads q, Heads k, Heads v,
-                        const float* key_bias, Heads o, const float* lse, void* dq, void* dk,
-                        void* dv, float* dkey_bias, void* workspace);
+using AttentionBackward = void(const AttentionSizes& sizes, Heads d_o, Heads q, Heads k, Heads v,
+                               const float* key_bias, Heads o, const float* lse, void* dq, void* dk,
+                               void* dv, float* dkey_bias, void* workspace);
 
 }  // namespace pvt_kernels::cpu

@@ -1,7 +1,6 @@
 // Attention backward in one pass over the queries: five products a tile (S again, dP, dQ, dK, dV).
 // Compiled once for each code path.
 #include "cpu/attention_tile.h"
-#include "cpu/code_path.h"
 #include "cpu/key_gradients.h"
 #include "cpu/threads.h"
 
@@ -34,11 +33,11 @@ struct BackwardScratch {
 
 // delta = rowsum(do * o) of `count` queries; 0 for those up to a whole vector.
 template <class T>
-void sum_products(const Heads& d_o, const Heads& o, const AttentionSizes& s, std::int64_t unit,
-                  std::int64_t first, std::int64_t count, float* delta) {
+void sum_products(const Heads& d_o, const Heads& o, const AttentionSizes& s,
+                  std::int64_t batch_head, std::int64_t first, std::int64_t count, float* delta) {
   for (std::int64_t i = 0; i < count; ++i) {
-    const auto* a = head_row<T>(d_o, unit / s.heads, unit % s.heads, first + i);
-    const auto* b = head_row<T>(o, unit / s.heads, unit % s.heads, first + i);
+    const auto* a = head_row<T>(d_o, batch_head / s.heads, batch_head % s.heads, first + i);
+    const auto* b = head_row<T>(o, batch_head / s.heads, batch_head % s.heads, first + i);
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (std::int64_t c = 0; c < s.head_dim; ++c) sum += T::to_float(a[c]) * T::to_float(b[c]);
@@ -49,9 +48,10 @@ void sum_products(const Heads& d_o, const Heads& o, const AttentionSizes& s, std
 
 // One tile of queries as a right factor over channels and over tokens.
 template <class A, class T>
-void load_queries(const Heads& t, const AttentionSizes& s, std::int64_t unit, std::int64_t first,
-                  std::int64_t count, typename A::Unit* columns, typename A::Unit* rows) {
-  const auto* from = head_row<T>(t, unit / s.heads, unit % s.heads, first);
+void load_queries(const Heads& t, const AttentionSizes& s, std::int64_t batch_head,
+                  std::int64_t first, std::int64_t count, typename A::Unit* columns,
+                  typename A::Unit* rows) {
+  const auto* from = head_row<T>(t, batch_head / s.heads, batch_head % s.heads, first);
   const std::int64_t stride = padded_channels(s.head_dim);
   load_columns<A, T>(from, t.token_stride, count, s.head_dim, columns);
   copy_row_units<A, T>(from, t.token_stride, count, s.head_dim, rows, stride);
@@ -80,28 +80,29 @@ void backward(const AttentionSizes& s, const Heads& d_o, const Heads& q, const H
     const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
     if (thread == 0) team = threads;
     auto w = scratch_of(thread);
-    for_each_key_block(s, [&](auto unit, auto first, auto count) {
-      pack_by_key<A, T>(shared.k, k, s, unit, first, count);
-      pack_by_key<A, T>(shared.v, v, s, unit, first, count);
-      pack_by_channel<A, T>(shared.k_by_channel, k, s, unit, first, count);
+    for_each_key_block(s, [&](auto batch_head, auto first, auto count) {
+      pack_by_key<A, T>(shared.k, k, s, batch_head, first, count);
+      pack_by_key<A, T>(shared.v, v, s, batch_head, first, count);
+      pack_by_channel<A, T>(shared.k_by_channel, k, s, batch_head, first, count);
     });
-    sum_over_tiles<T>(s, tiles, thread, threads, w.sums, to,
-                      [&](auto unit, auto tile, const KeyGradients& sums) {
-                        const std::int64_t first = tiles.first(tile), count = tiles.count(tile);
-                        load_queries<A, T>(q, s, unit, first, count, w.tile.q, w.tile.q_rows);
-                        load_queries<A, T>(d_o, s, unit, first, count, w.tile.d_o, w.tile.d_o_rows);
-                        sum_products<T>(d_o, o, s, unit, first, count, w.tile.delta);
-                        load_lse(lse + unit * s.queries + first, count, w.tile.lse);
-                        differentiate<A>(s, shared.k, shared.v, key_biases_of(key_bias, s, unit),
-                                         shared.k_by_channel, unit, count, sums, w.tile);
-                        auto* rows = static_cast<typename T::Storage*>(dq) +
-                                     (unit / s.heads * s.queries + first) * channels +
-                                     unit % s.heads * s.head_dim;
-                        store_columns<T>(w.tile.dq, count, s.head_dim, s.scale,
-                                         [&](auto i) { return rows + i * channels; });
-                      });
+    sum_over_tiles<T>(
+        s, tiles, thread, threads, w.sums, to,
+        [&](auto batch_head, auto tile, const KeyGradients& sums) {
+          const std::int64_t first = tiles.first(tile), count = tiles.count(tile);
+          load_queries<A, T>(q, s, batch_head, first, count, w.tile.q, w.tile.q_rows);
+          load_queries<A, T>(d_o, s, batch_head, first, count, w.tile.d_o, w.tile.d_o_rows);
+          sum_products<T>(d_o, o, s, batch_head, first, count, w.tile.delta);
+          load_lse(lse + batch_head * s.queries + first, count, w.tile.lse);
+          differentiate<A>(s, shared.k, shared.v, key_biases_of(key_bias, s, batch_head),
+                           shared.k_by_channel, batch_head, count, sums, w.tile);
+          auto* rows = static_cast<typename T::Storage*>(dq) +
+                       (batch_head / s.heads * s.queries + first) * channels +
+                       batch_head % s.heads * s.head_dim;
+          store_columns<T>(w.tile.dq, count, s.head_dim, s.scale,
+                           [&](auto i) { return rows + i * channels; });
+        });
   }
-  add_shared_sums<T>(s, tiles, team, to, [&](int thread) { return scratch_of(thread).sums; });
+  add_continued_sums<T>(s, tiles, team, to, [&](int thread) { return scratch_of(thread).sums; });
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 // Attention forward, query-stationary: a tile of queries stays while blocks of keys pass. Compiled
 // once for each code path.
 #include "cpu/attention_tile.h"
-#include "cpu/code_path.h"
 #include "cpu/threads.h"
 
 namespace pvt_kernels::cpu {
@@ -45,18 +44,19 @@ void forward(const AttentionSizes& s, const Heads& q, const Heads& k, const Head
     const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
     Scratch own(workspace, shared.shared_bytes + thread * shared.thread_bytes);
     typename ForwardScratch<A>::Thread w(s, own);
-    for_each_key_block(s, [&](auto unit, auto first, auto count) {
-      pack_by_key<A, T>(shared.k, k, s, unit, first, count);
-      pack_by_channel<A, T>(shared.v, v, s, unit, first, count);
+    for_each_key_block(s, [&](auto batch_head, auto first, auto count) {
+      pack_by_key<A, T>(shared.k, k, s, batch_head, first, count);
+      pack_by_channel<A, T>(shared.v, v, s, batch_head, first, count);
     });
     const std::int64_t end = tiles.begin(thread + 1, threads);
     for (std::int64_t tile = tiles.begin(thread, threads); tile < end; ++tile) {
-      const std::int64_t unit = tiles.group(tile), first = tiles.first(tile);
-      const std::int64_t batch = unit / s.heads, head = unit % s.heads, count = tiles.count(tile);
+      const std::int64_t batch_head = tiles.group(tile), first = tiles.first(tile);
+      const std::int64_t batch = batch_head / s.heads, head = batch_head % s.heads,
+                         count = tiles.count(tile);
       load_columns<A, T>(head_row<T>(q, batch, head, first), q.token_stride, count, s.head_dim,
                          w.q);
-      attend<A>(s, shared.k, shared.v, key_biases_of(biases.keys, s, unit), unit, w.q, count, w.out,
-                lse + unit * s.queries + first, w.tile);
+      attend<A>(s, shared.k, shared.v, key_biases_of(biases.keys, s, batch_head), batch_head, w.q,
+                count, w.out, lse + batch_head * s.queries + first, w.tile);
       const std::int64_t row = ((batch * s.queries + first) * s.heads + head) * s.head_dim;
       for (void* to : {o, result}) {
         if (to == nullptr) continue;

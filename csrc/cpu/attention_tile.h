@@ -41,30 +41,31 @@ struct Packed {
     return {scratch.take<typename A::Unit>(s.batch * s.heads * per_head), stride, per_head};
   }
 
-  const typename A::Unit* at(std::int64_t unit, std::int64_t row) const {
-    return data + unit * per_head + row * stride;
+  const typename A::Unit* at(std::int64_t batch_head, std::int64_t row) const {
+    return data + batch_head * per_head + row * stride;
   }
 };
 
 // Keys [first, first + count) of a head; `first` is a multiple of kKeys.
 template <class A, class T>
-void pack_by_key(const Packed<A>& to, const Heads& from, const AttentionSizes& s, std::int64_t unit,
-                 std::int64_t first, std::int64_t count) {
-  typename A::Unit* rows = to.data + unit * to.per_head + first * to.stride;
+void pack_by_key(const Packed<A>& to, const Heads& from, const AttentionSizes& s,
+                 std::int64_t batch_head, std::int64_t first, std::int64_t count) {
+  typename A::Unit* rows = to.data + batch_head * to.per_head + first * to.stride;
   for (std::int64_t i = 0; i < count; ++i)
-    copy_as_units<A, T>(head_row<T>(from, unit / s.heads, unit % s.heads, first + i), s.head_dim,
-                        rows + i * to.stride);
+    copy_as_units<A, T>(head_row<T>(from, batch_head / s.heads, batch_head % s.heads, first + i),
+                        s.head_dim, rows + i * to.stride);
 }
 
 template <class A, class T>
 void pack_by_channel(const Packed<A>& to, const Heads& from, const AttentionSizes& s,
-                     std::int64_t unit, std::int64_t first, std::int64_t count) {
-  copy_row_units<A, T>(head_row<T>(from, unit / s.heads, unit % s.heads, first), from.token_stride,
-                       count, s.head_dim,
-                       to.data + unit * to.per_head + first / A::kValues * to.stride, to.stride);
+                     std::int64_t batch_head, std::int64_t first, std::int64_t count) {
+  copy_row_units<A, T>(head_row<T>(from, batch_head / s.heads, batch_head % s.heads, first),
+                       from.token_stride, count, s.head_dim,
+                       to.data + batch_head * to.per_head + first / A::kValues * to.stride,
+                       to.stride);
 }
 
-// Calls f(unit, first, count) for all blocks of keys, by the threads of the enclosing region.
+// Calls f(batch_head, first, count) for all blocks of keys, by the threads of the enclosing region.
 template <class F>
 void for_each_key_block(const AttentionSizes& s, F f) {
   const std::int64_t blocks = (s.keys + kKeys - 1) / kKeys;
@@ -76,8 +77,9 @@ void for_each_key_block(const AttentionSizes& s, F f) {
 }
 
 // One head's of (B, heads, M), or null.
-inline const float* key_biases_of(const float* biases, const AttentionSizes& s, std::int64_t unit) {
-  return biases == nullptr ? nullptr : biases + unit * s.keys;
+inline const float* key_biases_of(const float* biases, const AttentionSizes& s,
+                                  std::int64_t batch_head) {
+  return biases == nullptr ? nullptr : biases + batch_head * s.keys;
 }
 
 // scores[keys][kColumns] = K q + bias, over the channels.
@@ -151,7 +153,7 @@ void softmax(ForwardTile<A>& w, std::int64_t keys, std::int64_t columns, float f
 // q[units][kColumns]; their log-sum-exp to lse[count]. `key_bias` may be null.
 template <class A>
 void attend(const AttentionSizes& s, const Packed<A>& k, const Packed<A>& v, const float* key_bias,
-            std::int64_t unit, const typename A::Unit* q, std::int64_t count, float* out,
+            std::int64_t batch_head, const typename A::Unit* q, std::int64_t count, float* out,
             float* lse, ForwardTile<A>& w) {
   std::fill(w.maximum, w.maximum + kColumns, -std::numeric_limits<float>::infinity());
   std::fill(w.total, w.total + kColumns, 0.0f);
@@ -159,14 +161,14 @@ void attend(const AttentionSizes& s, const Packed<A>& k, const Packed<A>& v, con
   const auto* p = reinterpret_cast<const typename A::Unit*>(w.scores);
   for (std::int64_t key = 0; key < s.keys; key += kKeys) {
     const std::int64_t keys = std::min(kKeys, s.keys - key);
-    score(ByRows<A>{k.at(unit, key), k.stride, k.stride}, keys,
+    score(ByRows<A>{k.at(batch_head, key), k.stride, k.stride}, keys,
           key_bias == nullptr ? nullptr : key_bias + key, q, count, w.scores);
     if (s.scale < 0)
       softmax<A, min>(w, keys, count, s.scale * kLog2e);
     else
       softmax<A, max>(w, keys, count, s.scale * kLog2e);
-    multiply(ByColumns<A>{v.at(unit, key / A::kValues), v.stride, units_of<A>(keys)}, s.head_dim, p,
-             kColumns, count, RescaleAndAdd{out, kColumns, w.rescale});
+    multiply(ByColumns<A>{v.at(batch_head, key / A::kValues), v.stride, units_of<A>(keys)},
+             s.head_dim, p, kColumns, count, RescaleAndAdd{out, kColumns, w.rescale});
   }
   for (std::int64_t c = 0; c < count; c += kLanes) {
     const Vec inverse = 1.0f / load(w.total + c);
@@ -259,7 +261,7 @@ struct KeyGradients {
 // none: nothing comes of them.
 template <class A>
 void differentiate(const AttentionSizes& s, const Packed<A>& k, const Packed<A>& v,
-                   const float* key_bias, const Packed<A>& k_by_channel, std::int64_t unit,
+                   const float* key_bias, const Packed<A>& k_by_channel, std::int64_t batch_head,
                    std::int64_t count, const KeyGradients& to, BackwardTile<A>& w) {
   const std::int64_t channels = padded_channels(s.head_dim), d = s.head_dim;
   const std::int64_t columns = round_up(count, kLanes);
@@ -267,14 +269,15 @@ void differentiate(const AttentionSizes& s, const Packed<A>& k, const Packed<A>&
   std::fill(w.total, w.total + kColumns, 0.0f);
   for (std::int64_t key = 0; key < s.keys; key += kKeys) {
     const std::int64_t keys = std::min(kKeys, s.keys - key);
-    score(ByRows<A>{k.at(unit, key), k.stride, k.stride}, keys,
+    score(ByRows<A>{k.at(batch_head, key), k.stride, k.stride}, keys,
           key_bias == nullptr ? nullptr : key_bias + key, w.q, columns, w.p);
-    multiply_chains(ByRows<A>{v.at(unit, key), v.stride, v.stride}, keys, w.d_o, kColumns, columns,
-                    w.ds, kColumns);
+    multiply_chains(ByRows<A>{v.at(batch_head, key), v.stride, v.stride}, keys, w.d_o, kColumns,
+                    columns, w.ds, kColumns);
     differentiate_softmax<A>(w, keys, columns, s.scale * kLog2e,
                              to.dkey_bias == nullptr ? nullptr : to.dkey_bias + key * kLanes);
-    multiply(ByColumns<A>{k_by_channel.at(unit, key / A::kValues), channels, units_of<A>(keys)}, d,
-             w.ds_units, kColumns, columns, Add{w.dq, kColumns});
+    multiply(
+        ByColumns<A>{k_by_channel.at(batch_head, key / A::kValues), channels, units_of<A>(keys)}, d,
+        w.ds_units, kColumns, columns, Add{w.dq, kColumns});
     multiply(by_rows<A>(w.p, keys, columns), keys, w.d_o_rows, channels, d,
              Add{to.dv + key * channels, channels});
     multiply(by_rows<A>(w.ds, keys, columns), keys, w.q_rows, channels, d,

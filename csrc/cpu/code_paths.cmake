@@ -11,6 +11,7 @@ target_sources(pvt_kernels PRIVATE "${cpu_folder}/features.cpp" "${cpu_folder}/d
 
 function(add_code_path path)
   add_library(cpu_${path} OBJECT
+    "${cpu_folder}/code_path.cpp"
     "${cpu_folder}/attention_forward.cpp"
     "${cpu_folder}/attention_backward.cpp"
     "${cpu_folder}/multi_head_attention_forward.cpp"

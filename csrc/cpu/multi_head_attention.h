@@ -30,20 +30,16 @@ struct MultiHeadAttention {
   std::int64_t channels() const { return sizes.heads * sizes.head_dim; }
 };
 
-// Bytes of scratch memory for all threads; the caller allocates it, 64-byte aligned.
-std::size_t multi_head_attention_forward_workspace(const AttentionSizes& sizes);
-std::size_t multi_head_attention_backward_workspace(const AttentionSizes& sizes);
-
 // result and o (B, N, C) and kv (B, M, 2C) in the dtype, lse (B, heads, N) fp32, all contiguous. o,
 // which the out projection turns into the result, may be null.
-void multi_head_attention_forward(const MultiHeadAttention& a, void* result, void* o, void* kv,
-                                  float* lse, void* workspace);
+using MultiHeadAttentionForward = void(const MultiHeadAttention& a, void* result, void* o, void* kv,
+                                       float* lse, void* workspace);
 
 // dx and dy in the dtype, contiguous. The result depends on the number of threads but not on their
 // scheduling.
-void multi_head_attention_backward(const MultiHeadAttention& a, Tokens dresult, const void* o,
-                                   const void* kv, const float* lse, void* dx, void* dy,
-                                   LinearGradient dq, LinearGradient dkv, LinearGradient dout,
-                                   void* workspace);
+using MultiHeadAttentionBackward = void(const MultiHeadAttention& a, Tokens dresult, const void* o,
+                                        const void* kv, const float* lse, void* dx, void* dy,
+                                        LinearGradient q_gradient, LinearGradient kv_gradient,
+                                        LinearGradient out_gradient, void* workspace);
 
 }  // namespace pvt_kernels::cpu

@@ -1,9 +1,8 @@
-// Multi-head attention backward. First head by head, like attention_backward.cpp, but with q and do
-// projected anew for each tile, so that neither is ever stored; then the linear layers' gradients:
-// each thread owns rows of the weights and, after that, tiles of tokens. Compiled once for each
-// code path.
+// Multi-head attention backward, in two parallel regions. First head by head, like
+// attention_backward.cpp, but with q and do projected anew for each tile, so that neither is ever
+// stored; it leaves dq and dkv. Then the linear layers' gradients: each thread owns rows of the
+// weights and, after that, tiles of tokens. Compiled once for each code path.
 #include "cpu/attention_tile.h"
-#include "cpu/code_path.h"
 #include "cpu/key_gradients.h"
 #include "cpu/linear.h"
 #include "cpu/threads.h"
@@ -42,20 +41,20 @@ struct BackwardScratch {
 
   struct Thread {
     // a tile of x, and of the gradient of what comes out of a layer, as right factors over channels
-    Unit *x, *d_out;
+    Unit *x, *output_gradient;
     // one head's q, do and o of the tile, or a strip of the gradient of what goes into a layer
-    float *q, *d_o, *o, *d_in;
+    float *q, *d_o, *o, *input_gradient;
     BackwardTile<A> tile;
     KeySums key_sums;
     WeightGradient<A> weight, kv_weight;
 
     Thread(const MultiHeadAttention& a, Scratch& own)
         : x(own.take<Unit>(units_of<A>(a.channels()) * kColumns)),
-          d_out(own.take<Unit>(units_of<A>(2 * a.channels()) * kColumns)),
+          output_gradient(own.take<Unit>(units_of<A>(2 * a.channels()) * kColumns)),
           q(head_tile(a, own)),
           d_o(head_tile(a, own)),
           o(head_tile(a, own)),
-          d_in(own.take(a.channels() * kColumns)),
+          input_gradient(own.take(a.channels() * kColumns)),
           tile(a.sizes, own),
           key_sums(a.sizes, own),
           weight(a.channels(), a.channels(), a.sizes.threads, own),
@@ -72,7 +71,7 @@ inline void clear_columns(float* tile, std::int64_t rows, std::int64_t begin, st
     std::fill(tile + row * kColumns + begin, tile + row * kColumns + end, 0.0f);
 }
 
-// What differentiate() needs of one head of a tile whose tokens are in w.x and w.d_out.
+// What differentiate() needs of one head of a tile whose tokens are in w.x and w.output_gradient.
 template <class A, class T>
 void prepare_tile(const MultiHeadAttention& a, const BackwardScratch<A, T>& shared,
                   const typename T::Storage* o, const float* lse, std::int64_t head,
@@ -84,7 +83,8 @@ void prepare_tile(const MultiHeadAttention& a, const BackwardScratch<A, T>& shar
   columns_to_row_units<A>(w.q, d, columns, w.tile.q_rows, stride);
   copy_units<A>(w.q, d, columns, w.tile.q);
 
-  multiply_chains(shared.out_columns.strip(head), d, w.d_out, kColumns, count, w.d_o, kColumns);
+  multiply_chains(shared.out_columns.strip(head), d, w.output_gradient, kColumns, count, w.d_o,
+                  kColumns);
   columns_to_row_units<A>(w.d_o, d, columns, w.tile.d_o_rows, stride);
   load_columns<Floats, T>(o + head * d, C, count, d, w.o);
   for (std::int64_t c = 0; c < columns; c += kLanes) {
@@ -99,119 +99,169 @@ void prepare_tile(const MultiHeadAttention& a, const BackwardScratch<A, T>& shar
 }
 
 // A strip of the gradient of what goes into a layer, for a tile whose gradient of what comes out
-// begins at `d_out`, to rows from `to` on; of a single strip, the two may be the same rows.
+// begins at `output_gradient`, to rows from `to` on. Of a single strip the two may be the same
+// rows: all of them are read before any is written.
 template <class A, class T>
-void store_input_gradient(const ColumnWeight<A, T>& weight, std::int64_t strip, std::int64_t out,
-                          std::int64_t in, const typename T::Storage* d_out, std::int64_t count,
+void store_input_gradient(const ColumnWeight<A, T>& weight, std::int64_t strip,
+                          std::int64_t out_features, std::int64_t in_features,
+                          const typename T::Storage* output_gradient, std::int64_t count,
                           typename T::Storage* to, typename BackwardScratch<A, T>::Thread& w) {
   const std::int64_t columns = weight.columns(strip);
-  load_columns<A, T>(d_out, out, count, out, w.d_out);
-  multiply_chains(weight.strip(strip), columns, w.d_out, kColumns, count, w.d_in, kColumns);
+  load_columns<A, T>(output_gradient, out_features, count, out_features, w.output_gradient);
+  multiply_chains(weight.strip(strip), columns, w.output_gradient, kColumns, count,
+                  w.input_gradient, kColumns);
   to += weight.first_column(strip);
-  store_columns<T>(w.d_in, count, columns, 1.0f, [&](auto i) { return to + i * in; });
+  store_columns<T>(w.input_gradient, count, columns, 1.0f,
+                   [&](auto i) { return to + i * in_features; });
 }
 
+struct Gradients {
+  void *dx, *dy;
+  LinearGradient q, kv, out;
+};
+
 template <class T>
-void backward(const MultiHeadAttention& a, const Tokens& dresult, const void* o, const void* kv,
-              const float* lse, void* dx, void* dy, const LinearGradient& dq,
-              const LinearGradient& dkv, const LinearGradient& dout, void* workspace) {
+class Backward {
+ public:
+  Backward(const MultiHeadAttention& a, const Tokens& dresult, const void* o, const void* kv,
+           const float* lse, const Gradients& to, void* workspace)
+      : a_(a),
+        dresult_(dresult),
+        o_(static_cast<const Storage*>(o)),
+        kv_(static_cast<const Storage*>(kv)),
+        lse_(lse),
+        to_(to),
+        workspace_(workspace),
+        shared_scratch_(workspace),
+        shared_(a, shared_scratch_),
+        few_(few_tokens(a.sizes)),
+        dq_(few_ ? shared_.dq : static_cast<Storage*>(to.dx)) {
+    Scratch own(nullptr);
+    Thread(a, own);
+    thread_bytes_ = own.bytes();
+  }
+
+  void run() const {
+    const int team = differentiate_heads();
+    differentiate_layers(team);
+  }
+
+ private:
   using A = typename ArithmeticFor<T>::type;
   using Storage = typename T::Storage;
   using Thread = typename BackwardScratch<A, T>::Thread;
-  const AttentionSizes& s = a.sizes;
-  const std::int64_t C = a.channels(), d = s.head_dim;
-  Scratch shared_scratch(workspace), size_of_thread(nullptr);
-  const BackwardScratch<A, T> shared(a, shared_scratch);
-  Thread(a, size_of_thread);
-  const auto scratch_of = [&](int thread) {
-    Scratch own(workspace, shared_scratch.bytes() + thread * size_of_thread.bytes());
-    return Thread(a, own);
-  };
 
-  const Heads k{kv, s.keys * 2 * C, 2 * C, d};
-  const Heads v{static_cast<const Storage*>(kv) + C, s.keys * 2 * C, 2 * C, d};
-  const KeyGradientsTo to{
-      {shared.dkv, s.keys * 2 * C, 2 * C, d}, {shared.dkv + C, s.keys * 2 * C, 2 * C, d}, nullptr};
-  const bool few = few_tokens(s);
-  auto* dx_rows = static_cast<Storage*>(dx);
-  // in the rows of dx, unless several threads share them
-  Storage* dq_rows = few ? shared.dq : dx_rows;
-  const auto* o_rows = static_cast<const Storage*>(o);
-  const Tiles head_tiles(s.batch * s.heads, s.queries, s.threads);
-  int team = 1;
+  Thread scratch_of(int thread) const {
+    Scratch own(workspace_, shared_scratch_.bytes() + thread * thread_bytes_);
+    return Thread(a_, own);
+  }
+
+  // dq and dkv, from which the layers' gradients follow. Returns the number of threads.
+  int differentiate_heads() const {
+    const AttentionSizes& s = a_.sizes;
+    const std::int64_t C = a_.channels(), d = s.head_dim;
+    const Heads k{kv_, s.keys * 2 * C, 2 * C, d}, v{kv_ + C, s.keys * 2 * C, 2 * C, d};
+    const KeyGradientsTo to{{shared_.dkv, s.keys * 2 * C, 2 * C, d},
+                            {shared_.dkv + C, s.keys * 2 * C, 2 * C, d},
+                            nullptr};
+    const Tiles tiles(s.batch * s.heads, s.queries, s.threads);
+    int team = 1;
 #pragma omp parallel num_threads(s.threads)
-  {
-    const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
-    if (thread == 0) team = threads;
-    Thread w = scratch_of(thread);
-    shared.q_weight.prepare();
-    shared.q_columns.prepare();
-    shared.kv_columns.prepare();
-    shared.out_columns.prepare();
-    for_each_key_block(s, [&](auto unit, auto first, auto count) {
-      pack_by_key<A, T>(shared.k, k, s, unit, first, count);
-      pack_by_key<A, T>(shared.v, v, s, unit, first, count);
-      pack_by_channel<A, T>(shared.k_by_channel, k, s, unit, first, count);
-    });
-    // whose tokens are in w.x and w.d_out: where a tile holds all of an image, they are turned once
-    // for all heads
-    std::int64_t loaded = -1;
-    sum_over_tiles<T>(
-        s, head_tiles, thread, threads, w.key_sums, to,
-        [&](auto unit, auto tile, const KeyGradients& sums) {
-          const std::int64_t batch = unit / s.heads, head = unit % s.heads;
-          const std::int64_t first = head_tiles.first(tile), count = head_tiles.count(tile);
-          const std::int64_t row = (batch * s.queries + first) * C;
-          if (row != loaded) {
-            load_columns<A, T>(token_row<T>(a.x, batch, first), a.x.token_stride, count, C, w.x);
-            load_columns<A, T>(token_row<T>(dresult, batch, first), dresult.token_stride, count, C,
-                               w.d_out);
-            loaded = row;
-          }
-          prepare_tile<A, T>(a, shared, o_rows + row, lse + unit * s.queries + first, head, count,
-                             w);
-          differentiate<A>(s, shared.k, shared.v, nullptr, shared.k_by_channel, unit, count, sums,
-                           w.tile);
-          store_columns<T>(w.tile.dq, count, d, s.scale,
-                           [&](auto i) { return dq_rows + row + i * C + head * d; });
-        });
+    {
+      const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+      if (thread == 0) team = threads;
+      Thread w = scratch_of(thread);
+      shared_.q_weight.prepare();
+      shared_.q_columns.prepare();
+      shared_.kv_columns.prepare();
+      shared_.out_columns.prepare();
+      for_each_key_block(s, [&](auto batch_head, auto first, auto count) {
+        pack_by_key<A, T>(shared_.k, k, s, batch_head, first, count);
+        pack_by_key<A, T>(shared_.v, v, s, batch_head, first, count);
+        pack_by_channel<A, T>(shared_.k_by_channel, k, s, batch_head, first, count);
+      });
+      // whose tokens are in w.x and w.output_gradient: where a tile holds all of an image, they are
+      // turned once for all heads
+      std::int64_t loaded = -1;
+      sum_over_tiles<T>(s, tiles, thread, threads, w.key_sums, to,
+                        [&](auto batch_head, auto tile, const KeyGradients& sums) {
+                          const std::int64_t batch = batch_head / s.heads,
+                                             head = batch_head % s.heads;
+                          const std::int64_t first = tiles.first(tile), count = tiles.count(tile);
+                          const std::int64_t row = (batch * s.queries + first) * C;
+                          if (row != loaded) {
+                            load_columns<A, T>(token_row<T>(a_.x, batch, first), a_.x.token_stride,
+                                               count, C, w.x);
+                            load_columns<A, T>(token_row<T>(dresult_, batch, first),
+                                               dresult_.token_stride, count, C, w.output_gradient);
+                            loaded = row;
+                          }
+                          prepare_tile<A, T>(a_, shared_, o_ + row,
+                                             lse_ + batch_head * s.queries + first, head, count, w);
+                          differentiate<A>(s, shared_.k, shared_.v, nullptr, shared_.k_by_channel,
+                                           batch_head, count, sums, w.tile);
+                          store_columns<T>(w.tile.dq, count, d, s.scale,
+                                           [&](auto i) { return dq_ + row + i * C + head * d; });
+                        });
+    }
+    add_continued_sums<T>(s, tiles, team, to,
+                          [&](int thread) { return scratch_of(thread).key_sums; });
+    return team;
   }
-  add_shared_sums<T>(s, head_tiles, team, to,
-                     [&](int thread) { return scratch_of(thread).key_sums; });
 
-  const int sharing = few ? 1 : s.threads;
-  const Tiles queries(s.batch, s.queries, sharing), keys(s.batch, s.keys, sharing);
-  const std::int64_t strips = shared.q_columns.strips();
-  const Tokens dq_tokens{dq_rows, s.queries * C, C};
-  const Tokens o_tokens{o, s.queries * C, C};
-  const Tokens dkv_rows{shared.dkv, s.keys * 2 * C, 2 * C};
+  // The gradients of the weights and biases, then those of x and y.
+  void differentiate_layers(int team) const {
+    const AttentionSizes& s = a_.sizes;
+    const std::int64_t C = a_.channels();
+    const int sharing = few_ ? 1 : s.threads;
+    const Tiles queries(s.batch, s.queries, sharing), keys(s.batch, s.keys, sharing);
+    const std::int64_t strips = shared_.q_columns.strips();
+    auto *dx = static_cast<Storage*>(to_.dx), *dy = static_cast<Storage*>(to_.dy);
+    const Tokens dq{dq_, s.queries * C, C};
+    const Tokens o{o_, s.queries * C, C};
+    const Tokens dkv{shared_.dkv, s.keys * 2 * C, 2 * C};
 #pragma omp parallel num_threads(team)
-  {
-    for (int part = omp_get_thread_num(); part < s.threads; part += omp_get_num_threads()) {
-      Thread w = scratch_of(part);
-      linear_gradient<A, T>(w.weight, part, C, s.batch, s.queries, o_tokens, dresult, dout);
-      linear_gradient<A, T>(w.weight, part, C, s.batch, s.queries, a.x, dq_tokens, dq);
-      linear_gradient<A, T>(w.kv_weight, part, 2 * C, s.batch, s.keys, a.y, dkv_rows, dkv);
-    }
-    // dq, which all threads read, makes way for dx
+    {
+      for (int part = omp_get_thread_num(); part < s.threads; part += omp_get_num_threads()) {
+        Thread w = scratch_of(part);
+        linear_gradient<A, T>(w.weight, part, C, s.batch, s.queries, o, dresult_, to_.out);
+        linear_gradient<A, T>(w.weight, part, C, s.batch, s.queries, a_.x, dq, to_.q);
+        linear_gradient<A, T>(w.kv_weight, part, 2 * C, s.batch, s.keys, a_.y, dkv, to_.kv);
+      }
+      // until here every thread reads all of dq, which makes way for dx
 #pragma omp barrier
-    Thread w = scratch_of(omp_get_thread_num());
+      Thread w = scratch_of(omp_get_thread_num());
 #pragma omp for schedule(static) nowait
-    for (std::int64_t i = 0; i < queries.total * strips; ++i) {
-      const std::int64_t tile = i / strips;
-      const std::int64_t row = (queries.group(tile) * s.queries + queries.first(tile)) * C;
-      store_input_gradient(shared.q_columns, i % strips, C, C, dq_rows + row, queries.count(tile),
-                           dx_rows + row, w);
-    }
+      for (std::int64_t i = 0; i < queries.total * strips; ++i) {
+        const std::int64_t tile = i / strips;
+        const std::int64_t row = (queries.group(tile) * s.queries + queries.first(tile)) * C;
+        store_input_gradient(shared_.q_columns, i % strips, C, C, dq_ + row, queries.count(tile),
+                             dx + row, w);
+      }
 #pragma omp for schedule(static)
-    for (std::int64_t i = 0; i < keys.total * strips; ++i) {
-      const std::int64_t tile = i / strips;
-      const std::int64_t row = (keys.group(tile) * s.keys + keys.first(tile)) * C;
-      store_input_gradient(shared.kv_columns, i % strips, 2 * C, C, shared.dkv + 2 * row,
-                           keys.count(tile), static_cast<Storage*>(dy) + row, w);
+      for (std::int64_t i = 0; i < keys.total * strips; ++i) {
+        const std::int64_t tile = i / strips;
+        const std::int64_t row = (keys.group(tile) * s.keys + keys.first(tile)) * C;
+        store_input_gradient(shared_.kv_columns, i % strips, 2 * C, C, shared_.dkv + 2 * row,
+                             keys.count(tile), dy + row, w);
+      }
     }
   }
-}
+
+  const MultiHeadAttention& a_;
+  const Tokens dresult_;
+  const Storage *o_, *kv_;
+  const float* lse_;
+  const Gradients to_;
+  const void* workspace_;
+  Scratch shared_scratch_;
+  BackwardScratch<A, T> shared_;
+  std::size_t thread_bytes_;
+  bool few_;
+  // (B, N, C). It lies in dx, and a thread that turns a tile of it into dx overwrites what it has
+  // read. Of few tokens several threads read a tile, each for a strip of dx: then it is scratch.
+  Storage* dq_;
+};
 
 }  // namespace
 
@@ -231,10 +281,11 @@ std::size_t multi_head_attention_backward_workspace(const AttentionSizes& sizes)
 
 void multi_head_attention_backward(const MultiHeadAttention& a, Tokens dresult, const void* o,
                                    const void* kv, const float* lse, void* dx, void* dy,
-                                   LinearGradient dq, LinearGradient dkv, LinearGradient dout,
-                                   void* workspace) {
+                                   LinearGradient q_gradient, LinearGradient kv_gradient,
+                                   LinearGradient out_gradient, void* workspace) {
+  const Gradients to{dx, dy, q_gradient, kv_gradient, out_gradient};
   with_dtype(a.sizes.dtype, [&](auto type) {
-    backward<decltype(type)>(a, dresult, o, kv, lse, dx, dy, dq, dkv, dout, workspace);
+    Backward<decltype(type)>(a, dresult, o, kv, lse, to, workspace).run();
   });
 }
 

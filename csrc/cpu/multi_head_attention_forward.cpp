@@ -1,7 +1,6 @@
 // Multi-head attention forward: a tile of tokens is projected to queries, attends head by head, and
 // is projected again, all in cache. Compiled once for each code path.
 #include "cpu/attention_tile.h"
-#include "cpu/code_path.h"
 #include "cpu/linear.h"
 #include "cpu/threads.h"
 
@@ -46,11 +45,11 @@ void attend_projected(const MultiHeadAttention& a, const ForwardScratch<A, T>& s
                       std::int64_t batch, std::int64_t head, std::int64_t first, std::int64_t count,
                       float* out, float* lse, typename ForwardScratch<A, T>::Thread& w) {
   const AttentionSizes& s = a.sizes;
-  const std::int64_t unit = batch * s.heads + head;
+  const std::int64_t batch_head = batch * s.heads + head;
   project(shared.q_weight, a.q.bias, head * s.head_dim, s.head_dim, w.tokens, count, w.q);
-  attend<A>(s, shared.k, shared.v, nullptr, unit,
+  attend<A>(s, shared.k, shared.v, nullptr, batch_head,
             as_units<A>(w.q, s.head_dim, round_up(count, kLanes)), count, out,
-            lse + unit * s.queries + first, w.tile);
+            lse + batch_head * s.queries + first, w.tile);
 }
 
 // Rows [rows.first, rows.first + rows.count) of a layer, for a tile of tokens in w.tokens, to the
@@ -157,9 +156,9 @@ void forward(const MultiHeadAttention& a, void* to_result, void* to_o, void* to_
       project_rows<A, T>(shared.kv_weight, a.kv.bias, part(2 * C, i % parts, parts), count,
                          kv + (batch * s.keys + first) * 2 * C, 2 * C, w);
     }
-    for_each_key_block(s, [&](auto unit, auto first, auto count) {
-      pack_by_key<A, T>(shared.k, k, s, unit, first, count);
-      pack_by_channel<A, T>(shared.v, v, s, unit, first, count);
+    for_each_key_block(s, [&](auto batch_head, auto first, auto count) {
+      pack_by_key<A, T>(shared.k, k, s, batch_head, first, count);
+      pack_by_channel<A, T>(shared.v, v, s, batch_head, first, count);
     });
     if (few)
       ask_together<A, T>(a, shared, result, o == nullptr ? shared.o : o, lse, w);

@@ -54,33 +54,52 @@ std::int64_t gathered_channels(const SpatialReductionSizes& s) {
   return s.sr_ratio == 1 ? kLanes * A::kValues : kLanes;
 }
 
+// block[columns][kLanes] to `rows` rows of a tile that are `step` rows apart, a vector of columns.
+template <class Unit>
+void store_transposed(const Unit* block, std::int64_t rows, std::int64_t step, Unit* tile) {
+  Unit turned[kLanes * kLanes];
+  transpose(block, kLanes, turned, kLanes);
+  for (std::int64_t i = 0; i < rows; ++i)
+    store(tile + i * step * kColumns, load(turned + i * kLanes));
+}
+
+// gather_columns() where a patch is one token: units of neighbouring channels.
+template <class A, class T>
+void gather_tokens(const typename T::Storage* data, const std::int64_t* offsets,
+                   std::int64_t patches, std::int64_t count, typename A::Unit* tile) {
+  using Unit = typename A::Unit;
+  const std::int64_t rows = units_of<A>(count);
+  for (std::int64_t column = 0; column < patches; column += kLanes) {
+    const std::int64_t columns = std::min<std::int64_t>(kLanes, patches - column);
+    Unit block[kLanes * kLanes];
+    if (columns < kLanes || rows < kLanes) std::fill(block, block + kLanes * kLanes, Unit{});
+    for (std::int64_t i = 0; i < columns; ++i)
+      copy_as_units<A, T>(data + offsets[column + i], count, block + i * kLanes);
+    store_transposed(block, rows, 1, tile + column);
+  }
+}
+
 // Channels [channel, channel + count) of the patches at offsets[patches] as a right factor in the
-// weight's order, tile[units][kColumns].
+// weight's order, tile[units][kColumns]: a channel's positions, in units of neighbouring ones, then
+// the next channel's.
 template <class A, class T>
 void gather_columns(const SpatialReductionSizes& s, const Tokens& x, const std::int64_t* offsets,
                     std::int64_t patches, std::int64_t channel, std::int64_t count,
                     typename A::Unit* tile) {
   using Unit = typename A::Unit;
   const auto* data = static_cast<const typename T::Storage*>(x.data) + channel;
-  const std::int64_t area = s.sr_ratio * s.sr_ratio;
-  const std::int64_t positions = area == 1 ? 1 : area / A::kValues;
-  const std::int64_t rows = area == 1 ? units_of<A>(count) : count;
+  if (s.sr_ratio == 1) return gather_tokens<A, T>(data, offsets, patches, count, tile);
+  const std::int64_t positions = s.sr_ratio * s.sr_ratio / A::kValues;
   for (std::int64_t column = 0; column < patches; column += kLanes) {
     const std::int64_t columns = std::min<std::int64_t>(kLanes, patches - column);
     for (std::int64_t position = 0; position < positions; ++position) {
-      Unit block[kLanes * kLanes], turned[kLanes * kLanes];
-      if (columns < kLanes || rows < kLanes) std::fill(block, block + kLanes * kLanes, Unit{});
+      Unit block[kLanes * kLanes];
+      if (columns < kLanes || count < kLanes) std::fill(block, block + kLanes * kLanes, Unit{});
       const auto* from = data + offset_in_patch(s, x, position * A::kValues);
-      for (std::int64_t i = 0; i < columns; ++i) {
-        if (area == 1)
-          copy_as_units<A, T>(from + offsets[column + i], count, block + i * kLanes);
-        else
-          copy_row_units<A, T>(from + offsets[column + i], x.token_stride, A::kValues, count,
-                               block + i * kLanes, 0);
-      }
-      transpose(block, kLanes, turned, kLanes);
-      for (std::int64_t i = 0; i < rows; ++i)
-        store(tile + (i * positions + position) * kColumns + column, load(turned + i * kLanes));
+      for (std::int64_t i = 0; i < columns; ++i)
+        copy_row_units<A, T>(from + offsets[column + i], x.token_stride, A::kValues, count,
+                             block + i * kLanes, 0);
+      store_transposed(block, count, positions, tile + position * kColumns + column);
     }
   }
 }

@@ -89,14 +89,15 @@ constexpr int kTile = kBlockVectors * kLanes;
 constexpr std::int64_t kChain = 32;
 
 // The left factor of a product, rows x depth units: the unit of row i at depth k is
-// data[i * stride + k], or data[k * stride + i] where it lies by columns.
+// data[offset(i, k)].
 template <class A>
 struct ByRows {
   using Arithmetic = A;
   const typename A::Unit* data;
   std::int64_t stride, depth;
 
-  const typename A::Unit* at(std::int64_t i, std::int64_t k) const { return data + i * stride + k; }
+  std::int64_t offset(std::int64_t i, std::int64_t k) const { return i * stride + k; }
+  const typename A::Unit* at(std::int64_t i, std::int64_t k) const { return data + offset(i, k); }
   // What multiply_chains() does at a time: units of one float from few rows, in long runs.
   static constexpr std::int64_t kBlock = A::kValues == 1 ? 2 * kRows : 16 * kRows;
   ByRows from_row(std::int64_t row) const { return {at(row, 0), stride, depth}; }
@@ -118,7 +119,8 @@ struct ByColumns {
   const typename A::Unit* data;
   std::int64_t stride, depth;
 
-  const typename A::Unit* at(std::int64_t i, std::int64_t k) const { return data + k * stride + i; }
+  std::int64_t offset(std::int64_t i, std::int64_t k) const { return k * stride + i; }
+  const typename A::Unit* at(std::int64_t i, std::int64_t k) const { return data + offset(i, k); }
   static constexpr std::int64_t kBlock = 48 * kRows;
   ByColumns from_row(std::int64_t row) const { return {at(row, 0), stride, depth}; }
   ByColumns part(std::int64_t k, std::int64_t units) const { return {at(0, k), stride, units}; }
@@ -168,7 +170,7 @@ void multiply_block(const Left& left, std::int64_t row,
   if (column == 0) left.prefetch(row + Rows, Rows);
   Vec sum[Rows][Vectors] = {};
   for (std::int64_t k = 0; k < left.depth; ++k) {
-    const auto* weights = left.at(row, k);
+    const auto* weights = left.at(row, k);  // of the block's first row
     // the columns' values stay, and a row's broadcast is done with before the next row's: were all
     // rows' alive at a time, sums would have to leave the 16 registers of AVX2
     Vec values[Vectors];
@@ -176,7 +178,7 @@ void multiply_block(const Left& left, std::int64_t row,
     for (int j = 0; j < Vectors; ++j) values[j] = load(right + j * kLanes);
 #pragma GCC unroll 8
     for (int i = 0; i < Rows; ++i) {
-      const auto weight = weights[left.at(i, 0) - left.data];
+      const auto weight = weights[left.offset(i, 0)];
 #pragma GCC unroll 8
       for (int j = 0; j < Vectors; ++j) sum[i][j] = A::multiply_add(sum[i][j], weight, values[j]);
     }

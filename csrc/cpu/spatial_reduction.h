@@ -27,23 +27,23 @@ struct SpatialReductionSizes {
 };
 
 // Bytes of scratch memory for all threads; the caller allocates it, 64-byte aligned.
-std::size_t spatial_reduction_forward_workspace(const SpatialReductionSizes& sizes);
-std::size_t spatial_reduction_backward_workspace(const SpatialReductionSizes& sizes);
+using SpatialReductionWorkspace = std::size_t(const SpatialReductionSizes& sizes);
 
 // y (B, M, C) in the dtype; the normalised rows (B, M, C) and rstd (B, M) in fp32.
 // `weight` is the convolution's, contiguous (C_out, C_in, R, R) in the dtype; bias, norm_weight
 // and norm_bias are fp32 (C).
-void spatial_reduction_forward(const SpatialReductionSizes& sizes, Tokens x, const void* weight,
-                               const float* bias, const float* norm_weight, const float* norm_bias,
-                               void* y, float* normalized, float* rstd, void* workspace);
+using SpatialReductionForward = void(const SpatialReductionSizes& sizes, Tokens x,
+                                     const void* weight, const float* bias,
+                                     const float* norm_weight, const float* norm_bias, void* y,
+                                     float* normalized, float* rstd, void* workspace);
 
 // dx (B, H*W, C) in the dtype, where tokens of no patch are left as they are; dweight like weight;
 // dbias, dnorm_weight and dnorm_bias fp32 (C). dy is contiguous, in the dtype. The result does not
 // depend on the number of threads.
-void spatial_reduction_backward(const SpatialReductionSizes& sizes, const void* dy, Tokens x,
-                                const void* weight, const float* norm_weight,
-                                const float* normalized, const float* rstd, void* dx, void* dweight,
-                                float* dbias, float* dnorm_weight, float* dnorm_bias,
-                                void* workspace);
+using SpatialReductionBackward = void(const SpatialReductionSizes& sizes, const void* dy, Tokens x,
+                                      const void* weight, const float* norm_weight,
+                                      const float* normalized, const float* rstd, void* dx,
+                                      void* dweight, float* dbias, float* dnorm_weight,
+                                      float* dnorm_bias, void* workspace);
 
 }  // namespace pvt_kernels::cpu

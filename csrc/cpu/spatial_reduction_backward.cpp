@@ -2,7 +2,6 @@
 // and of the weight, chunk by chunk of channels at one position in a patch: each token and each
 // part of the weight is written by one thread, and nothing is summed across threads. Compiled once
 // for each code path.
-#include "cpu/code_path.h"
 #include "cpu/patches.h"
 #include "cpu/threads.h"
 

@@ -1,7 +1,6 @@
 // Spatial reduction forward: a tile of patches is gathered from the tokens a few channels at a
 // time, multiplied by the weight as it is stored, and normalised while it is in cache. Compiled
 // once for each code path.
-#include "cpu/code_path.h"
 #include "cpu/patches.h"
 #include "cpu/threads.h"
 

@@ -224,22 +224,10 @@ struct Tiles {
   std::int64_t tokens, vectors, per_group, total;
 
   Tiles(std::int64_t groups, std::int64_t tokens, int threads)
-      : tokens(tokens), vectors((tokens + kLanes - 1) / kLanes) {
-    // A wide tile does the most for what it reads; a narrow one leaves no thread idle. The
-    // overhead of a tile is that of a few columns.
-    constexpr std::int64_t kOverhead = 8, kWidest = kColumns / kLanes;
-    const std::int64_t fewest = (vectors + kWidest - 1) / kWidest;
-    double least = std::numeric_limits<double>::max();
-    for (std::int64_t n = fewest; n <= std::min(vectors, fewest + threads); ++n) {
-      const std::int64_t of_thread = (groups * n + threads - 1) / threads;
-      const double width = static_cast<double>(vectors * kLanes) / n;
-      const double cost = of_thread * (width + kOverhead);
-      if (cost >= least) continue;
-      least = cost;
-      per_group = n;
-    }
-    total = groups * per_group;
-  }
+      : tokens(tokens),
+        vectors((tokens + kLanes - 1) / kLanes),
+        per_group(cheapest_per_group(groups, vectors, threads)),
+        total(groups * per_group) {}
 
   std::int64_t begin(int thread, int threads) const { return total * thread / threads; }
   std::int64_t group(std::int64_t tile) const { return tile / per_group; }
@@ -250,6 +238,26 @@ struct Tiles {
   }
 
  private:
+  // How many tiles of each group let the thread with the most of them be done first: a wide tile
+  // does the most for what it reads, narrow ones leave no thread idle.
+  static std::int64_t cheapest_per_group(std::int64_t groups, std::int64_t vectors, int threads) {
+    // what a tile costs however narrow it is, in columns
+    constexpr std::int64_t kOverhead = 8;
+    constexpr std::int64_t kWidest = kColumns / kLanes;
+    const std::int64_t fewest = (vectors + kWidest - 1) / kWidest;
+    std::int64_t cheapest = 0;
+    double least = std::numeric_limits<double>::max();
+    for (std::int64_t n = fewest; n <= std::min(vectors, fewest + threads); ++n) {
+      const std::int64_t of_thread = (groups * n + threads - 1) / threads;
+      const double width = static_cast<double>(vectors * kLanes) / n;
+      const double cost = of_thread * (width + kOverhead);
+      if (cost >= least) continue;
+      least = cost;
+      cheapest = n;
+    }
+    return cheapest;
+  }
+
   std::int64_t border(std::int64_t i) const { return vectors * i / per_group * kLanes; }
 };
 

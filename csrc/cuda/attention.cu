@@ -43,7 +43,7 @@ struct Workspace {
 
   // On the current device.
   explicit Workspace(const pvtk_attention& call) {
-    const std::int64_t units = call.batch * call.heads;
+    const std::int64_t batch_heads = call.batch * call.heads;
     BackwardRows rows;
     with_family(
         [&](auto family) { rows = backward_rows<family.value>(call.dtype, call.head_dim); });
@@ -51,12 +51,12 @@ struct Workspace {
     const std::int64_t steps = ceil_div(call.queries, rows.passing);
     // two waves of the two blocks that a multiprocessor holds
     const std::int64_t wanted =
-        ceil_div(4 * multiprocessors(), std::max<std::int64_t>(1, key_tiles * units));
+        ceil_div(4 * multiprocessors(), std::max<std::int64_t>(1, key_tiles * batch_heads));
     steps_per_split = ceil_div(steps, std::min(wanted, steps));
     splits = ceil_div(steps, steps_per_split);
     // the partials begin at a multiple of 16 bytes
-    delta_floats = ceil_div(units * call.queries, 4) * 4;
-    partial_floats = splits * 2 * units * call.keys * call.head_dim;
+    delta_floats = ceil_div(batch_heads * call.queries, 4) * 4;
+    partial_floats = splits * 2 * batch_heads * call.keys * call.head_dim;
   }
 };
 

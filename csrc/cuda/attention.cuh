@@ -45,14 +45,14 @@ struct AttentionSizes {
 
 // Blocks are numbered along the tiles of a head, then along heads and batch.
 struct Work {
-  std::int64_t tile, unit, batch;
+  std::int64_t tile, batch_head, batch;
   int head;
 
   __device__ Work(std::int64_t tiles, int heads)
       : tile(blockIdx.x % tiles),
-        unit(blockIdx.x / tiles),
-        batch(unit / heads),
-        head(static_cast<int>(unit % heads)) {}
+        batch_head(blockIdx.x / tiles),
+        batch(batch_head / heads),
+        head(static_cast<int>(batch_head % heads)) {}
 };
 
 template <class T>

@@ -19,18 +19,18 @@ BackwardRows backward_rows<kFamily>(pvtk_dtype dtype, std::int64_t head_dim) {
 template <>
 void launch_attention_backward<kFamily>(const pvtk_attention& call, const AttentionBackward& p,
                                         void* dk, void* dv) {
-  const std::int64_t units = call.batch * call.heads;
-  const std::int64_t values = units * call.keys * call.head_dim;
+  const std::int64_t batch_heads = call.batch * call.heads;
+  const std::int64_t values = batch_heads * call.keys * call.head_dim;
   with_atom<kFamily>(call.dtype, [&](auto atom) {
     using Atom = decltype(atom);
     with_head_dim(call.head_dim, [&](auto width) {
       constexpr int D = decltype(width)::value;
       constexpr int kLanes = D / Vector<typename Atom::Type>::kSize;
       using Memory = BackwardMemory<Atom, D>;
-      const std::int64_t query_blocks = ceil_div(call.queries, Memory::kRows) * units;
-      const std::int64_t key_blocks = ceil_div(call.keys, Memory::kRows) * p.splits * units;
-      launch(attention_delta_kernel<Atom, D>, ceil_div(units * call.queries * kLanes, kThreads),
-             kThreads, 0, call.stream, p);
+      const std::int64_t query_blocks = ceil_div(call.queries, Memory::kRows) * batch_heads;
+      const std::int64_t key_blocks = ceil_div(call.keys, Memory::kRows) * p.splits * batch_heads;
+      launch(attention_delta_kernel<Atom, D>,
+             ceil_div(batch_heads * call.queries * kLanes, kThreads), kThreads, 0, call.stream, p);
       launch(attention_dq_kernel<Atom, D>, query_blocks, Memory::kThreads, Memory::kBytes,
              call.stream, p);
       launch(attention_dk_dv_kernel<Atom, D>, key_blocks, Memory::kThreads, Memory::kBytes,

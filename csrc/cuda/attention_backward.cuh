@@ -62,8 +62,8 @@ __global__ void __launch_bounds__(kThreads) attention_delta_kernel(AttentionBack
   const AttentionSizes& s = p.sizes;
   const std::int64_t row = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) / kLanes;
   const int column = threadIdx.x % kLanes * Vector<T>::kSize;
-  const std::int64_t query = row % s.queries, unit = row / s.queries;
-  const std::int64_t batch = unit / s.heads, head = unit % s.heads;
+  const std::int64_t query = row % s.queries, batch_head = row / s.queries;
+  const std::int64_t batch = batch_head / s.heads, head = batch_head % s.heads;
   const auto load = [&](const pvtk_heads& t) {
     const T* address = static_cast<const T*>(t.data) + batch * t.batch_stride +
                        query * t.token_stride + head * t.head_stride + column;
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(BackwardMemory<Atom, D>::kThreads, 2)
 #pragma unroll
   for (int r = 0; r < kLaneRows; ++r) {
     const std::int64_t query = warp_query + dq.row(r);
-    const std::int64_t index = work.unit * s.queries + query;
+    const std::int64_t index = work.batch_head * s.queries + query;
     lse[r] = query < s.queries ? ptx::load_global(p.lse + index) * kLog2e : INFINITY;
     delta[r] = query < s.queries ? ptx::load_global(p.delta + index) : 0.0f;
   }
@@ -120,25 +120,22 @@ __global__ void __launch_bounds__(BackwardMemory<Atom, D>::kThreads, 2)
     tiles.wait(tile);
     if (tile + 1 < count) fetch(tile + 1);
 
-    Accumulator<Layout, kKeys> weights, d_weights;
-    weights.clear();
+    Accumulator<Layout, kKeys> scores, d_weights;
+    scores.clear();
     d_weights.clear();
     Atom::template multiply<kKeys, D, Stored::by_row, Stored::by_column>(
-        weights, memory.first, Memory::kStride, tiles.first(tile), Memory::kStride, memory.scratch);
+        scores, memory.first, Memory::kStride, tiles.first(tile), Memory::kStride, memory.scratch);
     Atom::template multiply<kKeys, D, Stored::by_row, Stored::by_column>(
         d_weights, memory.second, Memory::kStride, tiles.second(tile), Memory::kStride,
         memory.scratch);
     const std::int64_t valid = s.keys - tile * kKeys;
     const float scale = s.scale * kLog2e;
-#pragma unroll
-    for (int t = 0; t < kKeys / 8; ++t)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float weight = exp2f(weights.x[t][i] * scale - lse[i / 2]);
-        // a key that isn't there has the score 0, of which the exponential may be infinite
-        if (valid < kKeys && weights.column(t, i % 2) >= valid) weight = 0.0f;
-        d_weights.x[t][i] = weight * (d_weights.x[t][i] - delta[i / 2]);
-      }
+    d_weights.for_each_with(scores, [&](int r, int key, float& d_weight, float score) {
+      float weight = exp2f(score * scale - lse[r]);
+      // a key that isn't there has the score 0, of which the exponential may be infinite
+      if (valid < kKeys && key >= valid) weight = 0.0f;
+      d_weight = weight * (d_weight - delta[r]);
+    });
     Atom::template multiply_weights<D, kKeys>(dq, d_weights, tiles.first(tile), Memory::kStride,
                                               memory.scratch);
   }
@@ -172,7 +169,7 @@ __global__ void __launch_bounds__(BackwardMemory<Atom, D>::kThreads, 2)
   const auto fetch_row_values = [&](std::int64_t step) {
     const std::int64_t query = step * kQueries + threadIdx.x;
     const bool exists = threadIdx.x < kQueries && query < s.queries;
-    const std::int64_t index = work.unit * s.queries + query;
+    const std::int64_t index = work.batch_head * s.queries + query;
     // the weights of queries that aren't there become 0
     next_lse = exists ? ptx::load_global(p.lse + index) * kLog2e : INFINITY;
     next_delta = exists ? ptx::load_global(p.delta + index) : 0.0f;
@@ -223,12 +220,9 @@ __global__ void __launch_bounds__(BackwardMemory<Atom, D>::kThreads, 2)
     Atom::template multiply<kQueries, D, Stored::by_row, Stored::by_column>(
         d_weights, memory.second, Memory::kStride, tiles.second(step), Memory::kStride,
         memory.scratch);
-#pragma unroll
-    for (int t = 0; t < kQueries / 8; ++t)
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        d_weights.x[t][i] = weights.x[t][i] * (d_weights.x[t][i] -
-                                               ptx::load_shared(delta + weights.column(t, i % 2)));
+    d_weights.for_each_with(weights, [&](int, int query, float& d_weight, float weight) {
+      d_weight = weight * (d_weight - ptx::load_shared(delta + query));
+    });
     Atom::template multiply_weights<D, kQueries>(dk, d_weights, tiles.first(step), Memory::kStride,
                                                  memory.scratch);
   }

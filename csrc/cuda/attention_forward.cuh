@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_kernel(Attentio
   for (int r = 0; r < kLaneRows; ++r) {
     const std::int64_t query = warp_query + o.row(r);
     if (o.column(0, 0) == 0 && query < s.queries)
-      ptx::store_global(p.lse + work.unit * s.queries + query,
+      ptx::store_global(p.lse + work.batch_head * s.queries + query,
                         (softmax.maximum[r] + log2f(softmax.total[r])) * kLn2);
   }
   o.for_each([&](int r, int, float& x) { x /= softmax.total[r]; });

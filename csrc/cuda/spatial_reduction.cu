@@ -12,7 +12,7 @@ namespace {
 constexpr std::int64_t kMaxChannels = 4096;
 constexpr std::int64_t kLeastRowsPerSum = 16;
 
-ReductionSizes checked_sizes(const pvtk_spatial_reduction& call) {
+SpatialReductionSizes checked_sizes(const pvtk_spatial_reduction& call) {
   const std::int64_t R = call.sr_ratio, C = call.channels;
   require(call.batch >= 0, "batch must not be negative, got " + std::to_string(call.batch));
   require(R >= 1, "sr_ratio must be at least 1, got " + std::to_string(R));
@@ -55,7 +55,7 @@ struct Split {
 };
 
 // Of the forward's product, on the current device.
-Split split_of(const ReductionSizes& s) {
+Split split_of(const SpatialReductionSizes& s) {
   return Split(product_tiles(s.patches, s.channels), s.depth);
 }
 
@@ -65,7 +65,7 @@ struct BackwardWorkspace {
   std::int64_t dz_floats, dweight_floats, sum_floats;
 
   // On the current device.
-  BackwardWorkspace(const ReductionSizes& s, pvtk_dtype dtype)
+  BackwardWorkspace(const SpatialReductionSizes& s, pvtk_dtype dtype)
       : split(product_tiles(s.depth, s.channels), s.patches) {
     const std::int64_t rows = std::max(s.patches, 1);
     // two blocks a multiprocessor, but no more partial sums than a tenth of what they are of
@@ -85,7 +85,7 @@ struct BackwardWorkspace {
 pvtk_status pvtk_spatial_reduction_forward_workspace(const pvtk_spatial_reduction* call,
                                                      size_t* bytes) {
   return report("spatial_reduction_forward_workspace", [&] {
-    const ReductionSizes s = checked_sizes(*call);
+    const SpatialReductionSizes s = checked_sizes(*call);
     const CurrentDevice device(call->device);
     *bytes = split_of(s).count * s.patches * s.channels * sizeof(float);
   });
@@ -97,7 +97,7 @@ pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction* call, p
                                            void* y, float* normalized, float* rstd,
                                            void* workspace) {
   return report("spatial_reduction_forward", [&] {
-    const ReductionSizes s = checked_sizes(*call);
+    const SpatialReductionSizes s = checked_sizes(*call);
     check_alignment(*call, "x", x);
     check_pointers({{"weight", weight},
                     {"bias", bias},
@@ -109,17 +109,17 @@ pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction* call, p
                     {"workspace", workspace}});
     const CurrentDevice device(call->device);
     const Split split = split_of(s);
-    const ReductionForward p{
+    const SpatialReductionForward p{
         s, x,          weight, bias,        norm_weight, norm_bias, static_cast<float*>(workspace),
         y, normalized, rstd,   split.count, split.steps};
-    with_family([&](auto family) { launch_reduction_forward<family.value>(*call, p); });
+    with_family([&](auto family) { launch_spatial_reduction_forward<family.value>(*call, p); });
   });
 }
 
 pvtk_status pvtk_spatial_reduction_backward_workspace(const pvtk_spatial_reduction* call,
                                                       size_t* bytes) {
   return report("spatial_reduction_backward_workspace", [&] {
-    const ReductionSizes s = checked_sizes(*call);
+    const SpatialReductionSizes s = checked_sizes(*call);
     const CurrentDevice device(call->device);
     const BackwardWorkspace w(s, call->dtype);
     *bytes = (w.dz_floats + w.dweight_floats + w.sum_floats) * sizeof(float);
@@ -133,7 +133,7 @@ pvtk_status pvtk_spatial_reduction_backward(const pvtk_spatial_reduction* call, 
                                             float* dbias, float* dnorm_weight, float* dnorm_bias,
                                             void* workspace) {
   return report("spatial_reduction_backward", [&] {
-    const ReductionSizes s = checked_sizes(*call);
+    const SpatialReductionSizes s = checked_sizes(*call);
     check_alignment(*call, "x", x);
     check_pointers({{"dy", dy},
                     {"weight", weight},
@@ -149,7 +149,7 @@ pvtk_status pvtk_spatial_reduction_backward(const pvtk_spatial_reduction* call, 
     const CurrentDevice device(call->device);
     const BackwardWorkspace w(s, call->dtype);
     auto* dz = static_cast<float*>(workspace);
-    ReductionBackward p{};
+    SpatialReductionBackward p{};
     p.sizes = s;
     p.dy = dy;
     p.x = x;
@@ -167,7 +167,8 @@ pvtk_status pvtk_spatial_reduction_backward(const pvtk_spatial_reduction* call, 
     p.sum_splits = w.sum_splits;
     p.rows_per_sum = w.rows_per_sum;
     with_family([&](auto family) {
-      launch_reduction_backward<family.value>(*call, p, dweight, dbias, dnorm_weight, dnorm_bias);
+      launch_spatial_reduction_backward<family.value>(*call, p, dweight, dbias, dnorm_weight,
+                                                      dnorm_bias);
     });
   });
 }

@@ -6,7 +6,7 @@
 
 namespace pvt_kernels::cuda {
 
-struct ReductionSizes {
+struct SpatialReductionSizes {
   int width, channels, sr_ratio;
   int patches_across, patches_per_image;
   int patches;  // of all images
@@ -19,9 +19,9 @@ template <class T>
 struct Patches {
   const T* data;
   std::int64_t batch_stride, token_stride;
-  ReductionSizes sizes;
+  SpatialReductionSizes sizes;
 
-  __device__ Patches(const pvtk_tokens& x, const ReductionSizes& sizes)
+  __device__ Patches(const pvtk_tokens& x, const SpatialReductionSizes& sizes)
       : data(static_cast<const T*>(x.data)),
         batch_stride(x.batch_stride),
         token_stride(x.token_stride),

@@ -13,9 +13,10 @@ namespace pvt_kernels::cuda {
 // A block of one warp for each row, of which it keeps the normalized values and their gradients in
 // shared memory: 2 * C floats. A lane has four adjacent channels of every 128.
 template <class Atom>
-__global__ void __launch_bounds__(kWarpSize) reduction_dz_kernel(ReductionBackward p) {
+__global__ void __launch_bounds__(kWarpSize)
+    spatial_reduction_dz_kernel(SpatialReductionBackward p) {
   using T = typename Atom::Type;
-  const ReductionSizes& s = p.sizes;
+  const SpatialReductionSizes& s = p.sizes;
   const std::int64_t row = blockIdx.x;
   float* kept_z = reinterpret_cast<float*>(shared_memory);
   float* kept_g = kept_z + s.channels;
@@ -54,9 +55,10 @@ using DweightProduct = Product<Atom, Stored::by_column, Stored::by_row>;
 
 // Grid: a tile of the product a block.
 template <class Atom>
-__global__ void __launch_bounds__(kThreads, 2) reduction_dx_kernel(ReductionBackward p) {
+__global__ void __launch_bounds__(kThreads, 2)
+    spatial_reduction_dx_kernel(SpatialReductionBackward p) {
   using T = typename Atom::Type;
-  const ReductionSizes& s = p.sizes;
+  const SpatialReductionSizes& s = p.sizes;
   const ProductWork work(s.patches, s.depth);
   const std::int64_t steps = ceil_div(s.channels, kProductStep);
   const auto result = DxProduct<Atom>::tile(matrix_rows<T>(p.dz, s.patches, s.channels),
@@ -78,9 +80,10 @@ __global__ void __launch_bounds__(kThreads, 2) reduction_dx_kernel(ReductionBack
 
 // Grid: a tile of the product and a split of the rows a block.
 template <class Atom>
-__global__ void __launch_bounds__(kThreads, 2) reduction_dweight_kernel(ReductionBackward p) {
+__global__ void __launch_bounds__(kThreads, 2)
+    spatial_reduction_dweight_kernel(SpatialReductionBackward p) {
   using T = typename Atom::Type;
-  const ReductionSizes& s = p.sizes;
+  const SpatialReductionSizes& s = p.sizes;
   const ProductWork work(s.depth, s.channels);
   const std::int64_t steps = ceil_div(s.patches, kProductStep);
   const std::int64_t begin = work.split * p.steps_per_split;
@@ -94,9 +97,10 @@ __global__ void __launch_bounds__(kThreads, 2) reduction_dweight_kernel(Reductio
 
 // A thread for four adjacent channels of a split of the rows.
 template <class Atom>
-__global__ void __launch_bounds__(kThreads) reduction_sums_kernel(ReductionBackward p) {
+__global__ void __launch_bounds__(kThreads)
+    spatial_reduction_sums_kernel(SpatialReductionBackward p) {
   using T = typename Atom::Type;
-  const ReductionSizes& s = p.sizes;
+  const SpatialReductionSizes& s = p.sizes;
   const std::int64_t thread = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const std::int64_t split = thread / (s.channels / 4);
   const int channel = static_cast<int>(thread % (s.channels / 4)) * 4;

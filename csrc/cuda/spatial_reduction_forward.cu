@@ -4,14 +4,14 @@
 namespace pvt_kernels::cuda {
 
 template <>
-void launch_reduction_forward<kFamily>(const pvtk_spatial_reduction& call,
-                                       const ReductionForward& p) {
-  const ReductionSizes& s = p.sizes;
+void launch_spatial_reduction_forward<kFamily>(const pvtk_spatial_reduction& call,
+                                               const SpatialReductionForward& p) {
+  const SpatialReductionSizes& s = p.sizes;
   with_atom<kFamily>(call.dtype, [&](auto atom) {
     using Atom = decltype(atom);
-    launch(reduction_product_kernel<Atom>, product_tiles(s.patches, s.channels) * p.splits,
+    launch(spatial_reduction_product_kernel<Atom>, product_tiles(s.patches, s.channels) * p.splits,
            kThreads, ForwardProduct<Atom>::kBytes, call.stream, p);
-    launch(reduction_normalize_kernel<Atom>, ceil_div(s.patches, kWarps), kThreads,
+    launch(spatial_reduction_normalize_kernel<Atom>, ceil_div(s.patches, kWarps), kThreads,
            kWarps * s.channels * sizeof(float), call.stream, p);
   });
 }

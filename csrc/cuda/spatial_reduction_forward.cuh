@@ -12,9 +12,10 @@ using ForwardProduct = Product<Atom, Stored::by_row, Stored::by_row>;
 
 // Grid: a tile of the product and a split a block.
 template <class Atom>
-__global__ void __launch_bounds__(kThreads, 2) reduction_product_kernel(ReductionForward p) {
+__global__ void __launch_bounds__(kThreads, 2)
+    spatial_reduction_product_kernel(SpatialReductionForward p) {
   using T = typename Atom::Type;
-  const ReductionSizes& s = p.sizes;
+  const SpatialReductionSizes& s = p.sizes;
   const ProductWork work(s.patches, s.channels);
   const std::int64_t steps = ceil_div(s.depth, kProductStep);
   const std::int64_t begin = work.split * p.steps_per_split;
@@ -28,9 +29,10 @@ __global__ void __launch_bounds__(kThreads, 2) reduction_product_kernel(Reductio
 // A warp for each row, which it keeps in shared memory: kWarps * C floats of it. A lane has four
 // adjacent channels of every 128.
 template <class Atom>
-__global__ void __launch_bounds__(kThreads) reduction_normalize_kernel(ReductionForward p) {
+__global__ void __launch_bounds__(kThreads)
+    spatial_reduction_normalize_kernel(SpatialReductionForward p) {
   using T = typename Atom::Type;
-  const ReductionSizes& s = p.sizes;
+  const SpatialReductionSizes& s = p.sizes;
   const std::int64_t row = std::int64_t{blockIdx.x} * kWarps + warp_index();
   if (row >= s.patches) return;
   const std::int64_t size = std::int64_t{s.patches} * s.channels;

@@ -6,8 +6,8 @@
 
 namespace pvt_kernels::cuda {
 
-struct ReductionForward {
-  ReductionSizes sizes;
+struct SpatialReductionForward {
+  SpatialReductionSizes sizes;
   pvtk_tokens x;
   const void* weight;  // (R * R * C, C_out)
   const float *bias, *norm_weight, *norm_bias;
@@ -17,8 +17,8 @@ struct ReductionForward {
   std::int64_t splits, steps_per_split;
 };
 
-struct ReductionBackward {
-  ReductionSizes sizes;
+struct SpatialReductionBackward {
+  SpatialReductionSizes sizes;
   const void* dy;
   pvtk_tokens x;
   std::int64_t dx_batch_stride;  // tokens of no patch included
@@ -37,11 +37,13 @@ inline std::int64_t product_tiles(std::int64_t rows, std::int64_t columns) {
 }
 
 template <int kFamily>
-void launch_reduction_forward(const pvtk_spatial_reduction& call, const ReductionForward& p);
+void launch_spatial_reduction_forward(const pvtk_spatial_reduction& call,
+                                      const SpatialReductionForward& p);
 
 // The outputs are sums of p.dweight_partials and p.sum_partials.
 template <int kFamily>
-void launch_reduction_backward(const pvtk_spatial_reduction& call, const ReductionBackward& p,
-                               void* dweight, float* dbias, float* dnorm_weight, float* dnorm_bias);
+void launch_spatial_reduction_backward(const pvtk_spatial_reduction& call,
+                                       const SpatialReductionBackward& p, void* dweight,
+                                       float* dbias, float* dnorm_weight, float* dnorm_bias);
 
 }  // namespace pvt_kernels::cuda

@@ -112,8 +112,8 @@ def test_the_copy_of_a_weight_that_is_not_in_channels_last_is_short(stage):
 def test_a_v100_has_the_waves_of_the_cuda_kernels(dtype):
     table = (Path(__file__).parents[2] / "benchmarks/results/cuda-kernels.md").read_text()
     atom = "Sm70" if dtype == torch.float16 else "Simt70"
-    names = {"attention_dkdv": "attention_dk_dv", "convolution": "reduction_product"}
-    names |= {"dx": "reduction_dx", "dweight": "reduction_dweight"}
+    names = {"attention_dkdv": "attention_dk_dv", "convolution": "spatial_reduction_product"}
+    names |= {"dx": "spatial_reduction_dx", "dweight": "spatial_reduction_dweight"}
     for name, resident in cuda_launches.RESIDENT[dtype].items():
         row = rf"\| sm_70 \| {names.get(name, name)} \| {atom} \| (?:64)? \|.* (\d+) \|\n"
         assert re.search(row, table)[1] == str(resident), name

@@ -11,10 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/attention.h"
 #include "cpu/dispatch.h"
-#include "cpu/multi_head_attention.h"
-#include "cpu/spatial_reduction.h"
 
 namespace {
 
@@ -70,18 +67,19 @@ void fuzz_attention() {
   const Biases biases{biased ? key_bias.data() : nullptr, biased ? result_bias.data() : nullptr};
   Floats o(q.size()), result(q.size()), lse(B * heads * N);
   Floats dq(q.size()), dk(B * M * heads * d), dv(dk.size()), dkey_bias(key_bias.size());
-  const Workspace forward(attention_forward_workspace(s));
-  attention_forward(s, of_queries(q), k, v, biases, o.data(), biased ? result.data() : nullptr,
-                    lse.data(), forward.memory.get());
-  const Workspace backward(attention_backward_workspace(s));
-  attention_backward(s, of_queries(d_o), of_queries(q), k, v, biases.keys, of_queries(o),
-                     lse.data(), dq.data(), dk.data(), dv.data(),
-                     biased ? dkey_bias.data() : nullptr, backward.memory.get());
+  const CodePath& kernels = code_path(s.dtype);
+  const Workspace forward(kernels.attention_forward_workspace(s));
+  kernels.attention_forward(s, of_queries(q), k, v, biases, o.data(),
+                            biased ? result.data() : nullptr, lse.data(), forward.memory.get());
+  const Workspace backward(kernels.attention_backward_workspace(s));
+  kernels.attention_backward(s, of_queries(d_o), of_queries(q), k, v, biases.keys, of_queries(o),
+                             lse.data(), dq.data(), dk.data(), dv.data(),
+                             biased ? dkey_bias.data() : nullptr, backward.memory.get());
 
   std::vector<double> out(q.size()), grad_q(q.size()), grad_k(dk.size()), grad_v(dk.size());
   std::vector<double> biased_out(q.size()), grad_key_bias(key_bias.size());
-  for (std::int64_t unit = 0; unit < B * heads; ++unit) {
-    const std::int64_t b = unit / heads, h = unit % heads;
+  for (std::int64_t batch_head = 0; batch_head < B * heads; ++batch_head) {
+    const std::int64_t b = batch_head / heads, h = batch_head % heads;
     const auto key = [&](std::int64_t j, std::int64_t c) {
       return static_cast<double>(kv[((b * M + j) * 2 * heads + h) * d + c]);
     };
@@ -95,7 +93,7 @@ void fuzz_attention() {
       for (std::int64_t j = 0; j < M; ++j) {
         for (std::int64_t c = 0; c < d; ++c)
           p[j] += static_cast<double>(s.scale) * q[row + c] * key(j, c);
-        if (biased) p[j] += static_cast<double>(s.scale) * key_bias[unit * M + j];
+        if (biased) p[j] += static_cast<double>(s.scale) * key_bias[batch_head * M + j];
         highest = std::max(highest, p[j]);
       }
       for (double& x : p) total += x = std::exp(x - highest);
@@ -112,7 +110,7 @@ void fuzz_attention() {
       for (std::int64_t j = 0; j < M; ++j) {
         const double ds = p[j] * (dp[j] - delta) * s.scale;
         const std::int64_t key_row = ((b * M + j) * heads + h) * d;
-        grad_key_bias[unit * M + j] += ds;
+        grad_key_bias[batch_head * M + j] += ds;
         for (std::int64_t c = 0; c < d; ++c) {
           grad_q[row + c] += ds * key(j, c);
           grad_k[key_row + c] += ds * q[row + c];
@@ -139,14 +137,16 @@ void fuzz_spatial_reduction() {
   const Floats gamma = random(C), beta = random(C), dy = random(B * M * C);
   const Tokens tokens{x.data(), H * W * C, C};
   Floats y(B * M * C), normalized(y.size()), rstd(B * M);
-  const Workspace forward(spatial_reduction_forward_workspace(s));
-  spatial_reduction_forward(s, tokens, weight.data(), bias.data(), gamma.data(), beta.data(),
-                            y.data(), normalized.data(), rstd.data(), forward.memory.get());
+  const CodePath& kernels = code_path(s.dtype);
+  const Workspace forward(kernels.spatial_reduction_forward_workspace(s));
+  kernels.spatial_reduction_forward(s, tokens, weight.data(), bias.data(), gamma.data(),
+                                    beta.data(), y.data(), normalized.data(), rstd.data(),
+                                    forward.memory.get());
   Floats dx(x.size()), dweight(weight.size()), dbias(C), dgamma(C), dbeta(C);
-  const Workspace backward(spatial_reduction_backward_workspace(s));
-  spatial_reduction_backward(s, dy.data(), tokens, weight.data(), gamma.data(), normalized.data(),
-                             rstd.data(), dx.data(), dweight.data(), dbias.data(), dgamma.data(),
-                             dbeta.data(), backward.memory.get());
+  const Workspace backward(kernels.spatial_reduction_backward_workspace(s));
+  kernels.spatial_reduction_backward(
+      s, dy.data(), tokens, weight.data(), gamma.data(), normalized.data(), rstd.data(), dx.data(),
+      dweight.data(), dbias.data(), dgamma.data(), dbeta.data(), backward.memory.get());
 
   std::vector<double> out(y.size()), grad_x(x.size()), grad_weight(weight.size());
   std::vector<double> grad_gamma(C), grad_beta(C);
@@ -258,14 +258,15 @@ void fuzz_multi_head_attention() {
   const MultiHeadAttention a{
       s, {given[0].data(), N * C, C}, {given[1].data(), M * C, C}, layer(2), layer(4), layer(6)};
   Floats result(B * N * C), o(result.size()), kv(B * M * 2 * C), lse(B * heads * N);
-  const Workspace forward(multi_head_attention_forward_workspace(s));
-  multi_head_attention_forward(a, result.data(), o.data(), kv.data(), lse.data(),
-                               forward.memory.get());
+  const CodePath& kernels = code_path(s.dtype);
+  const Workspace forward(kernels.multi_head_attention_forward_workspace(s));
+  kernels.multi_head_attention_forward(a, result.data(), o.data(), kv.data(), lse.data(),
+                                       forward.memory.get());
   const Floats dresult = random(result.size());
-  const Workspace backward(multi_head_attention_backward_workspace(s));
-  multi_head_attention_backward(a, {dresult.data(), N * C, C}, o.data(), kv.data(), lse.data(),
-                                gradients[0].data(), gradients[1].data(), to(2), to(4), to(6),
-                                backward.memory.get());
+  const Workspace backward(kernels.multi_head_attention_backward_workspace(s));
+  kernels.multi_head_attention_backward(a, {dresult.data(), N * C, C}, o.data(), kv.data(),
+                                        lse.data(), gradients[0].data(), gradients[1].data(), to(2),
+                                        to(4), to(6), backward.memory.get());
 
   const std::vector<double> at(all.begin(), all.end());
   require_close("multi_head_attention", result, multi_head_attention(s, parts, at));

@@ -123,9 +123,9 @@ void add_kernels(py::dict& blocks, const std::string& atom) {
   add_attention<Atom, 64>(blocks, atom);
   add_attention<Atom, 128>(blocks, atom);
   const auto key = [&](const char* kernel) { return py::make_tuple(kernel, atom, py::none()); };
-  blocks[key("reduction_product")] = py::make_tuple(kThreads, ForwardProduct<Atom>::kBytes);
-  blocks[key("reduction_dx")] = py::make_tuple(kThreads, DxProduct<Atom>::kBytes);
-  blocks[key("reduction_dweight")] = py::make_tuple(kThreads, DweightProduct<Atom>::kBytes);
+  blocks[key("spatial_reduction_product")] = py::make_tuple(kThreads, ForwardProduct<Atom>::kBytes);
+  blocks[key("spatial_reduction_dx")] = py::make_tuple(kThreads, DxProduct<Atom>::kBytes);
+  blocks[key("spatial_reduction_dweight")] = py::make_tuple(kThreads, DweightProduct<Atom>::kBytes);
 }
 
 py::dict blocks() {

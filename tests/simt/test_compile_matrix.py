@@ -30,15 +30,15 @@ KERNELS = (
     "attention_forward",
     "attention_dq",
     "attention_dk_dv",
-    "reduction_product",
-    "reduction_dx",
-    "reduction_dweight",
+    "spatial_reduction_product",
+    "spatial_reduction_dx",
+    "spatial_reduction_dweight",
 )
 OTHER_KERNELS = (
     "attention_delta",
-    "reduction_normalize",
-    "reduction_dz",
-    "reduction_sums",
+    "spatial_reduction_normalize",
+    "spatial_reduction_dz",
+    "spatial_reduction_sums",
     "fold",
 )
 REGISTERS = 64 * 1024

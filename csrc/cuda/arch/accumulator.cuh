@@ -70,6 +70,16 @@ struct Accumulator {
       for (int i = 0; i < 4; ++i) f(i / 2, column(tile, i % 2), x[tile][i]);
   }
 
+  // f(lane_row, column, value&, other's value at the same place) for every value that this lane
+  // holds.
+  template <class F>
+  __device__ __forceinline__ void for_each_with(const Accumulator& other, F f) {
+#pragma unroll
+    for (int tile = 0; tile < kColumns / 8; ++tile)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) f(i / 2, column(tile, i % 2), x[tile][i], other.x[tile][i]);
+  }
+
   // f(row, column, first, second) for every two neighbours that this lane holds.
   template <class F>
   __device__ __forceinline__ void for_each_pair(F f) const {
