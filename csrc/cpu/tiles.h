@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/product.h"
+#include "cpu/chains.h"
 #include "cpu/vec.h"
 
 namespace pvt_kernels::cpu {
