@@ -1,4 +1,4 @@
-"""What every op's cpu.py needs to hand tensors to the C++ kernels."""
+"""What every op needs to hand tensors to the C++ kernels."""
 
 from __future__ import annotations
 

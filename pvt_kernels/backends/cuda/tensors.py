@@ -1,4 +1,4 @@
-"""What every op's cuda.py needs to hand tensors to the CUDA kernels."""
+"""What every op needs to hand tensors to the CUDA kernels."""
 
 from __future__ import annotations
 
