@@ -179,23 +179,27 @@ def select(inputs: Inputs) -> str:
     return decision.backend
 
 
-def choose(kind: Callable[..., Inputs], *facts: object) -> str:
-    """`select(kind(*facts))`, made once while torch.compile traces the caller.
+def choose(kind: Callable[..., Inputs], device: torch.device, *facts: object) -> str:
+    """`select(kind(device, *facts))`, made once while torch.compile traces the caller.
 
     The compiled code keeps the answer, and compiles anew when use_backend() changes. Facts must
     be constants: of a size that dynamic shapes may make symbolic, pass operator.index(size).
     """
-    return _choose(kind, _forced, *facts)
+    return _choose(kind, _forced, device, *facts)
 
 
 # dynamo runs it as plain Python; it guards on `forced` because `choose` reads it while traced
-def _choose(kind: Callable[..., Inputs], forced: str | None, *facts: object) -> str:
+def _choose(
+    kind: Callable[..., Inputs], forced: str | None, device: torch.device, *facts: object
+) -> str:
     recording = _recorded.get() is not None
-    key = (kind, facts, forced, *map(os.environ.get, _ENVIRONMENT), allows_tf32())
+    # asking costs as much as a choice on the CPU, where nothing depends on it
+    tf32 = device.type == "cuda" and allows_tf32()
+    key = (kind, device, facts, forced, *map(os.environ.get, _ENVIRONMENT), tf32)
     if recording or key not in _chosen:
         # while dynamo traces a use_backend(), it has not taken place yet
         with nullcontext() if forced is None else use_backend(forced):
-            _chosen[key] = select(kind(*facts))
+            _chosen[key] = select(kind(device, *facts))
     return _chosen[key]
 
 
