@@ -82,7 +82,7 @@ class Ade20k(Dataset):
 def _read_classes(path: Path) -> list[str]:
     """The names in the last column, in the order of the first, which counts from 1."""
     classes = []
-    for number, line in enumerate(path.read_text().splitlines()[1:], start=2):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[1:], start=2):
         columns = line.split("\t")
         if len(columns) < 2 or columns[0].strip() != str(len(classes) + 1):
             raise ValueError(

@@ -183,12 +183,12 @@ OPENERS = {
         (
             "coco",
             break_json(lambda c: c["annotations"][0].update(category_id=99)),
-            r"annotations\[0\] is of image 1 and category 99",
+            r"annotations\[0\] \(id 1\): category_id: given 99, accepted the id of one of the",
         ),
         (
             "coco",
             break_json(lambda c: c["annotations"][0].update(segmentation=[[1]])),
-            r"broken segmentation of annotation 1",
+            r"annotations\[0\] \(id 1\): segmentation: a polygon of 1 numbers",
         ),
         (
             "coco",
