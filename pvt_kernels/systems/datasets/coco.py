@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import functional as F
 
 from pvt_kernels.systems.datasets.coco_format import check_annotations, read_annotations
 from pvt_kernels.systems.datasets.images import (
+    THREADS,
     image_size,
     read_image,
     require_file,
@@ -25,9 +26,6 @@ from pvt_kernels.systems.datasets.images import (
 )
 
 Sample = tuple[tv_tensors.Image, dict[str, Any]]
-
-# that open images at once, since a disk in a network takes its time for each
-_THREADS = 16
 
 
 class CocoInstances(Dataset):
@@ -83,7 +81,7 @@ class CocoInstances(Dataset):
         self.masks = masks
         self.exif = exif
         content = read_annotations(self.path)
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(self._check_image, content["images"]))
         check_annotations(self.path, content, masks or segmentations)
         self.coco = _index(content)

@@ -23,6 +23,8 @@ _ON_ITS_SIDE = (5, 6, 7, 8)
 # formats whose values of more than 8 bits Pillow gives in 16, which older versions call "I"
 _OF_16_BITS = ("PNG", "PPM")
 
+# that open images at once, since a disk in a network takes its time for each
+THREADS = 16
 # what systems, archives and notebooks leave in folders, beside names that begin with a dot
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 
