@@ -130,4 +130,4 @@ def collect(device: torch.device, command: str, cases: int) -> dict:
 
 def _cpuinfo() -> str:
     path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
+    return path.read_text(encoding="utf-8") if path.exists() else ""
