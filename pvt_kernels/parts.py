@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pvt_kernels.ops.attention import attention
 from pvt_kernels.ops.multi_head_attention import multi_head_attention
 from pvt_kernels.ops.spatial_reduction import spatial_reduction
+from pvt_kernels.ops.sr_attention import sr_attention
 
 # of a linear layer: weight and bias
 Weights = tuple[Tensor, Tensor | None]
@@ -60,6 +61,12 @@ def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> 
 
     In `training` the attention weights are dropped with the probability parts.dropout_p.
     """
+    dropout_p = parts.dropout_p if training else 0.0
+    if parts.pool is None and dropout_p == 0:
+        parameters = _parameters(parts)
+        if parameters is not None:
+            eps = 1e-5 if parts.norm is None else parts.norm.eps
+            return sr_attention(x, H, W, *parameters, parts.heads, parts.scale, eps)
     y = x
     if parts.pool is not None:
         assert parts.activation is not None and parts.conv is not None and parts.norm is not None
@@ -69,9 +76,31 @@ def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> 
     elif parts.conv is not None:
         assert parts.norm is not None
         y = reduce(x, H, W, parts.conv, parts.norm)
-    dropout_p = parts.dropout_p if training else 0.0
     layers = (parts.query, parts.keys_values, parts.out)
     return attend(x, y, *layers, parts.heads, parts.scale, dropout_p)
+
+
+def _parameters(parts: Parts) -> tuple[Tensor | None, ...] | None:
+    """As `sr_attention` takes them, where no part does anything else; without calls, since it is
+    asked of every layer in every call."""
+    query, keys_values, out, conv, norm = (
+        parts.query,
+        parts.keys_values,
+        parts.out,
+        parts.conv,
+        parts.norm,
+    )
+    if not _are_linear((query, *keys_values, out)):
+        return None
+    if conv is None:
+        reduction = (None, None, None, None)
+    elif _is_patch_conv(conv) and conv.bias is not None and _is_layer_norm(norm):
+        reduction = (conv.weight, conv.bias, norm.weight, norm.bias)
+    else:
+        return None
+    layers = [*map(_weights, keys_values)]
+    kv = layers[0] if len(layers) == 1 else _stacked(*layers)
+    return (*reduction, *_weights(query), *kv, *_weights(out))
 
 
 def attend(

@@ -53,7 +53,7 @@ def test_dx_is_added_to_the_gradient_of_another_use(dtype):
     alone, *others = triton_reduction.backward(*arguments)
     before = torch.randn_like(x)
     dx = before.clone()
-    launches, gradients = triton_reduction.backward_launches(gpu, *arguments, dx)
+    launches, gradients = triton_reduction.backward_launches(gpu, *arguments, dx=dx)
     triton_launch.run(*launches)
     assert gradients[0] is dx
     assert all(torch.equal(a, e) for a, e in zip(gradients[1:], others, strict=True))
@@ -83,5 +83,5 @@ def test_the_weight_and_its_gradient_have_one_memory_format(layout):
         torch.library.opcheck(backward, arguments, test_utils="test_faketensor")
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
     assert all(dweight.stride() == weight.stride() for _, dweight, *_ in gradients)
-    same = triton_reduction._by_token(weight).data_ptr() == weight.data_ptr()
+    same = triton_reduction.by_token(weight).data_ptr() == weight.data_ptr()
     assert same == (layout == torch.channels_last)

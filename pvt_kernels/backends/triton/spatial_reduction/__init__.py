@@ -31,6 +31,10 @@ from pvt_kernels.backends.triton.spatial_reduction.tiles import (
     dx_product_tile,
     product_tile,
 )
+from pvt_kernels.backends.weights import permuted
+
+# (C_out, C_in, R, R) -> (C_out, R, R, C_in), in the order in which a patch lies in x
+BY_TOKEN = (0, 2, 3, 1)
 
 
 def forward(
@@ -79,8 +83,13 @@ def forward_launches(
     norm_weight: Tensor,
     norm_bias: Tensor,
     eps: float,
+    matrix: Tensor | None = None,
 ) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor]]:
-    """What `forward` launches, and where its results will be."""
+    """What `forward` launches, and where its results will be.
+
+    `matrix` is the weight `by_token`, where there is that already.
+    """
+    matrix = by_token(weight) if matrix is None else matrix
     B, _, C = x.shape
     R = weight.shape[-1]
     M = (H // R) * (W // R)
@@ -93,7 +102,7 @@ def forward_launches(
     partials = x.new_empty(splits, B * M, C, dtype=torch.float32)
     vectors = (aligned_contiguous(t) for t in (bias, norm_weight, norm_bias))
     launches = [
-        convolution_launch(tile, H, W, x, _by_token(weight), partials),
+        convolution_launch(tile, H, W, x, matrix, partials),
         norm_launch(partials, *vectors, y, normalized, rstd, eps),
     ]
     return launches, (y, normalized, rstd)
@@ -109,13 +118,15 @@ def backward_launches(
     norm_weight: Tensor,
     normalized: Tensor,
     rstd: Tensor,
+    matrix: Tensor | None = None,
     dx: Tensor | None = None,
 ) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-    """What `backward` launches, and where its results will be.
+    """What `backward` launches, and where its results will be; `matrix` as `forward_launches`.
 
     With a `dx`, the gradient of x's other use, (B, H*W, C) and contiguous, this one is added to it
     in place and rounded with it once; tokens of no patch stay as they are.
     """
+    matrix = by_token(weight) if matrix is None else matrix
     B, N, C = x.shape
     R = weight.shape[-1]
     rows = B * (H // R) * (W // R)
@@ -138,7 +149,7 @@ def backward_launches(
     vector_partials = x.new_empty(cdiv(rows, dx_tile.rows), 3, C, dtype=torch.float32)
     saved = (dy, gamma, normalized, rstd)
     launches = [
-        dx_launch(dx_tile, H, W, *saved, _by_token(weight), dx, dz, vector_partials, add),
+        dx_launch(dx_tile, H, W, *saved, matrix, dx, dz, vector_partials, add),
         dweight_launch(tile, H, W, x, dz, weight_partials),
         fold(
             gpu,
@@ -166,12 +177,12 @@ def product_splits(
     )
 
 
-def _by_token(weight: Tensor) -> Tensor:
-    """(C_out, C_in, R, R) -> (C_out, R, R, C_in), in the order in which a patch lies in x.
+def by_token(weight: Tensor) -> Tensor:
+    """The weight in the order BY_TOKEN.
 
     A weight in PyTorch's memory format channels_last is in that order already. Another one is
     copied, by benchmarking/model.py 0.3 us of device memory's time on an H100 in stages 1 and 2: as
     it lies, the channels of a token are R*R numbers apart, and the convolution would read up to 16
     times the bytes, in each of its blocks.
     """
-    return aligned_contiguous(weight.permute(0, 2, 3, 1))
+    return permuted(weight, BY_TOKEN, keep=False)
