@@ -46,8 +46,8 @@ aot: $(installed) $(old_tritons:%=build/triton-%/installed)  ## compile the Trit
 	for version in $(old_tritons); do \
 		export PYTHONPATH=build/triton-$$version && \
 		$(python) -c "import triton; assert triton.__version__.startswith('$$version.')" && \
-		$(python) -m tests.aot --dtypes fp16 bf16 fp32 --head-dims 64 \
-			$(if $(ARCHS),--archs $(ARCHS),--output $(triton_table) --append) || exit; \
+		$(python) -m tests.aot --archs 80 90 --dtypes fp16 bf16 fp32 --head-dims 64 \
+			$(if $(ARCHS),,--output $(triton_table) --append) || exit; \
 	done
 
 sanitize: $(installed)  ## run the CPU kernels on random shapes under ASan and UBSan
