@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.overrides import has_torch_function_unary
 
 from pvt_kernels.backends import transforms
 from pvt_kernels.ops import autocast, checks
@@ -94,8 +93,7 @@ class SRAttention(nn.Module):
             TypeError: for dtypes that don't fit.
             RuntimeError: if a forced backend can't run the call.
         """
-        # a symbol of torch.fx has no sizes yet
-        if not has_torch_function_unary(x):
+        if not transforms.is_symbol(x):
             with transforms.untraced():
                 self._check(x, *transforms.integers(H, W))
         result = forward(self._parts(), x, H, W, self.training)

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from pvt_kernels.integrations.adapter import Adapter, find
-from pvt_kernels.integrations.structure import serves
-from pvt_kernels.parts import Parts, forward
+from pvt_kernels.integrations.structure import parts_at_call
+from pvt_kernels.parts import Parts, are_plain, forward
 
 
 def _parts(module: Any) -> Parts:
@@ -41,8 +41,8 @@ def _forward(
     hw_shape: tuple[int, int],
     identity: Tensor | None = None,
 ) -> Tensor:
-    own = _parts(module)
-    if not serves(own, module.training):
+    own = None if _reasons(module) else parts_at_call(module, _parts)
+    if own is None:
         return original(x, hw_shape, identity)
     out = module.dropout_layer(module.proj_drop(forward(own, x, *hw_shape)))
     return (x if identity is None else identity) + out
@@ -57,6 +57,8 @@ def _reasons(module: Any) -> list[str]:
         reasons.append("it has keys and values of its own: bias_k or add_zero_attn")
     if attn.in_proj_weight is None:
         reasons.append("its input projections are not one matrix: kdim or vdim")
+    elif not are_plain((attn.in_proj_weight, attn.in_proj_bias)):
+        reasons.append("its input projections are a tensor subclass")
     return reasons
 
 
@@ -67,5 +69,6 @@ ADAPTER = Adapter(
     optional=("identity",),
     parts=_parts,
     forward=_forward,
+    example=lambda module, tokens, H, W: (tokens, (H, W)),
     reasons=_reasons,
 )
