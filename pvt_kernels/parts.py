@@ -20,6 +20,7 @@ from pvt_kernels.ops import autocast
 from pvt_kernels.ops.attention import attention
 from pvt_kernels.ops.multi_head_attention import multi_head_attention
 from pvt_kernels.ops.spatial_reduction import spatial_reduction
+from pvt_kernels.ops.sr_attention import sr_attention
 
 # of a linear layer: weight and bias
 Weights = tuple[Tensor, Tensor | None]
@@ -72,6 +73,12 @@ def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> 
 
     In `training` the attention weights are dropped with the probability parts.dropout_p.
     """
+    dropout_p = parts.dropout_p if training else 0.0
+    if parts.pool is None and dropout_p == 0:
+        parameters = None if _is_watched(x) else _parameters(parts, x)
+        if parameters is not None:
+            eps = 1e-5 if parts.norm is None else parts.norm.eps
+            return sr_attention(x, H, W, *parameters, parts.heads, parts.scale, eps)
     y = x
     if parts.pool is not None:
         assert parts.activation is not None and parts.conv is not None and parts.norm is not None
@@ -81,9 +88,31 @@ def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> 
     elif parts.conv is not None:
         assert parts.norm is not None
         y = reduce(x, H, W, parts.conv, parts.norm)
-    dropout_p = parts.dropout_p if training else 0.0
     layers = (parts.query, parts.keys_values, parts.out)
     return attend(x, y, *layers, parts.heads, parts.scale, dropout_p)
+
+
+def _parameters(parts: Parts, x: Tensor) -> tuple[Tensor | None, ...] | None:
+    """As `sr_attention` takes them, where no part does anything else; without calls, since it is
+    asked of every layer in every call."""
+    query, keys_values, out, conv, norm = (
+        parts.query,
+        parts.keys_values,
+        parts.out,
+        parts.conv,
+        parts.norm,
+    )
+    if not _are_linear((query, *keys_values, out), x):
+        return None
+    if conv is None:
+        reduction = (None, None, None, None)
+    elif _is_patch_conv(conv, x) and _is_layer_norm(norm, x):
+        reduction = (conv.weight, conv.bias, norm.weight, norm.bias)
+    else:
+        return None
+    layers = [*map(_weights, keys_values)]
+    kv = layers[0] if len(layers) == 1 else _stacked(*layers)
+    return (*reduction, *_weights(query), *kv, *_weights(out))
 
 
 def attend(

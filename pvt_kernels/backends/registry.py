@@ -204,15 +204,24 @@ def _choose(
     kind: Callable[..., Inputs], forced: str | None, device: torch.device, *facts: object
 ) -> str:
     recording = _recorded.get() is not None
-    # asking costs as much as a choice on the CPU, where nothing depends on it
-    tf32 = device.type == "cuda" and allows_tf32()
     environment = map(os.environ.get, _ENVIRONMENT)
-    key = (kind, device, facts, forced, *environment, tf32, transforms.active())
+    key = (kind, device, facts, forced, *environment, _tf32(device), transforms.active())
     if recording or key not in _chosen:
         # while dynamo traces a use_backend(), it has not taken place yet
         with nullcontext() if forced is None else use_backend(forced):
             _chosen[key] = select(kind(device, *facts))
     return _chosen[key]
+
+
+def surroundings(device: torch.device, dtype: torch.dtype) -> tuple[object, ...]:
+    """All that a choice, and what follows of it, depends on beside the facts about the call."""
+    tf32 = dtype == torch.float32 and _tf32(device)
+    return (context.name, *map(os.environ.get, _ENVIRONMENT), tf32)
+
+
+def _tf32(device: torch.device) -> bool:
+    # asking costs as much as a choice on the CPU, where nothing depends on it
+    return device.type == "cuda" and allows_tf32()
 
 
 def explain(fn: Callable[..., object], *args: object, **kwargs: object) -> list[Decision]:

@@ -70,7 +70,7 @@ def multi_head_attention(
     layers = (q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias)
     with transforms.untraced():
         scale = default_scale(x.shape[-1] / heads) if scale is None else scale
-        _check(x, y, *layers, heads, scale)
+        check(x, y, *layers, heads, scale)
         if not 0.0 <= dropout_p < 1.0:
             raise ValueError(f"multi_head_attention: dropout_p must be in [0, 1), got {dropout_p}")
         head_dim = index(x.shape[-1]) // heads
@@ -152,7 +152,7 @@ def _(
     save: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _check(x, y, q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias, heads, scale)
+    check(x, y, q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias, heads, scale)
     B, N, C = x.shape
     lse = x.new_empty((B, heads, N), dtype=torch.float32)
     o = x.new_empty((B, N, C) if save else 0)
@@ -223,7 +223,7 @@ def _backward_flops(dresult_shape, x_shape, y_shape, *args, **kwargs) -> int:
     return 2 * B * C * (5 * N * M + N * C + 4 * N * C + 4 * M * C)
 
 
-def _check(
+def check(
     x: Tensor,
     y: Tensor,
     q_weight: Tensor,

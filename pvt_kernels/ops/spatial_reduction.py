@@ -57,7 +57,7 @@ def spatial_reduction(
     x, weight, bias = autocast.cast(x, weight, bias)
     parameters = (weight, bias, norm_weight, norm_bias, eps)
     with transforms.untraced():
-        _check(x, *transforms.integers(H, W), *parameters)
+        check(x, *transforms.integers(H, W), *parameters)
         C, R = index(x.shape[-1]), index(weight.shape[-1])
     name = choose(SpatialReductionInputs, x.device, x.dtype, C, R)
     arguments = (x, H, W, *parameters)
@@ -119,7 +119,7 @@ def _(
     eps: float,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check(x, H, W, weight, bias, norm_weight, norm_bias, eps)
+    check(x, H, W, weight, bias, norm_weight, norm_bias, eps)
     B, _, C = x.shape
     M = (H // weight.shape[-1]) * (W // weight.shape[-1])
     saved = torch.promote_types(x.dtype, torch.float32)
@@ -186,7 +186,7 @@ def _backward_flops(dy_shape, x_shape, H, W, weight_shape, *args, **kwargs) -> i
     return 2 * _forward_flops(x_shape, H, W, weight_shape)
 
 
-def _check(
+def check(
     x: Tensor,
     H: int,
     W: int,
