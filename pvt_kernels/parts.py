@@ -74,8 +74,8 @@ def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> 
     In `training` the attention weights are dropped with the probability parts.dropout_p.
     """
     dropout_p = parts.dropout_p if training else 0.0
-    if parts.pool is None and dropout_p == 0:
-        parameters = None if _is_watched(x) else _parameters(parts, x)
+    if parts.pool is None and dropout_p == 0 and not _is_watched(x):
+        parameters = _parameters(parts, x)
         if parameters is not None:
             eps = 1e-5 if parts.norm is None else parts.norm.eps
             return sr_attention(x, H, W, *parameters, parts.heads, parts.scale, eps)

@@ -214,7 +214,9 @@ def _choose(
 
 
 def surroundings(device: torch.device, dtype: torch.dtype) -> tuple[object, ...]:
-    """All that a choice, and what follows of it, depends on beside the facts about the call."""
+    """All that a choice, and what follows of it, depends on beside the facts about the call.
+
+    Where no transform or tracer is at work."""
     tf32 = dtype == torch.float32 and _tf32(device)
     return (context.name, *map(os.environ.get, _ENVIRONMENT), tf32)
 
