@@ -96,7 +96,8 @@ class SRAttention(nn.Module):
         if not transforms.is_symbol(x):
             with transforms.untraced():
                 self._check(x, *transforms.integers(H, W))
-        result = forward(self._parts(), x, H, W, self.training)
+        # by itself: Monte Carlo dropout trains this one alone
+        result = forward(self._parts(), x, H, W, self.attn_drop.training)
         return result if drops_nothing(self.proj_drop) else self.proj_drop(result)
 
     def _check(self, x: Tensor, H: int, W: int) -> None:
@@ -120,7 +121,8 @@ class SRAttention(nn.Module):
             out=self.proj,
             heads=self.num_heads,
             scale=self.scale,
-            dropout_p=self.attn_drop.p,
+            # an Identity has none
+            dropout_p=getattr(self.attn_drop, "p", 0.0),
             conv=self._modules.get("sr"),
             norm=self._modules.get("norm"),
             pool=self._modules.get("pool"),
