@@ -23,13 +23,14 @@ def _parts(module: Any) -> Parts:
     return Parts(
         query=(weight[:C], None if bias is None else bias[:C]),
         keys_values=((weight[C:], None if bias is None else bias[C:]),),
-        out=attn.out_proj,
+        # whose forward torch.nn.MultiheadAttention does not call
+        out=(attn.out_proj.weight, attn.out_proj.bias),
         heads=attn.num_heads,
         scale=attn.head_dim**-0.5,
         dropout_p=attn.dropout,
         conv=find(module, "sr"),
         norm=find(module, "norm"),
-        bypassed=(attn,),
+        bypassed=(attn, attn.out_proj),
         beside=(module.proj_drop, module.dropout_layer),
     )
 
@@ -57,8 +58,9 @@ def _reasons(module: Any) -> list[str]:
         reasons.append("it has keys and values of its own: bias_k or add_zero_attn")
     if attn.in_proj_weight is None:
         reasons.append("its input projections are not one matrix: kdim or vdim")
-    elif not are_plain((attn.in_proj_weight, attn.in_proj_bias)):
-        reasons.append("its input projections are a tensor subclass")
+    tensors = (attn.in_proj_weight, attn.in_proj_bias, attn.out_proj.weight, attn.out_proj.bias)
+    if not are_plain(tensors):
+        reasons.append("its projections are of a tensor subclass")
     return reasons
 
 

@@ -49,6 +49,9 @@ def _can_be_left_out(part: Any, module: nn.Module) -> bool:
         return not part.training or part.p == 0
     if is_plain(part, (nn.MultiheadAttention,)):
         return not part.training or part.dropout == 0
+    if isinstance(part, nn.Linear):
+        # one whose weights its owner reads, in the place of calling it
+        return True
     known = type(part) is nn.Identity or is_of_the_same_source(part, module)
     return known and not is_listened_to(part)
 
@@ -100,7 +103,8 @@ def _kind_reasons(parts: Parts) -> Iterator[str]:
 def _unknown_parts(module: nn.Module, parts: Parts) -> Iterator[str]:
     """What a variant of the attention has on top: relative positions, another branch."""
     known = {id(part) for part in (*parts, *parts.keys_values, *parts.bypassed, *parts.beside)}
-    for owner in (module, *parts.bypassed):
+    owners = (part for part in parts.bypassed if not isinstance(part, nn.Linear))
+    for owner in (module, *owners):
         for name, child in owner.named_children():
             if id(child) not in known:
                 yield f"it has a part that is not known: {name}"
