@@ -6,6 +6,8 @@ python := $(venv)/bin/python
 installed := $(venv)/pvt_kernels-installed
 # the last version before the modules of SegFormer got other names, beside what it needs
 old_transformers := build/transformers-4
+# of what the systems are built from, the oldest that pyproject.toml allows, but for PyTorch
+oldest := build/oldest
 # torch 2.9's; torch brings a newer one
 old_triton := build/triton-3.5
 # the oldest that the CUDA kernels compile with; its files have the names of those of CUDA 12
@@ -39,6 +41,13 @@ test-old-transformers: $(old_transformers)/installed  ## test patch() on transfo
 	PYTHONPATH=$(old_transformers) $(python) -c \
 		'import transformers; assert transformers.__version__.startswith("4.")'
 	PYTHONPATH=$(old_transformers) $(python) -m pytest tests/integrations/test_transformers.py
+
+test-oldest: $(oldest)/installed  ## test models and data with the oldest packages they allow
+	PYTHONPATH=$(oldest) $(python) -c 'import timm; assert timm.__version__ == "1.0.17"'
+	PYTHONPATH=$(oldest) $(python) -m pytest tests/systems/datasets tests/systems/test_coco_figures.py \
+		tests/systems/test_classification.py tests/systems/test_segmentation.py \
+		tests/systems/test_detection.py tests/models/test_checkpoint.py \
+		tests/models/test_timm_registry.py --numprocesses logical
 
 aot: $(installed) $(old_triton)/installed  ## compile the Triton kernels for ARCHS="80 90", else for all
 	$(python) -m tests.aot \
@@ -101,6 +110,11 @@ $(old_transformers)/installed: $(installed)
 		'kernels==0.10.*' tomlkit requests urllib3 idna certifi charset-normalizer
 	touch $@
 
+$(oldest)/installed: $(installed)
+	$(python) -m pip install --no-deps --upgrade --target $(oldest) \
+		timm==1.0.17 pycocotools==2.0.8 pillow==11.0.0 numpy==1.26.4 torchmetrics==1.4.0
+	touch $@
+
 $(old_triton)/installed: $(installed)
 	$(python) -m pip install --no-deps --upgrade --target $(old_triton) 'triton==3.5.*'
 	touch $@
@@ -111,5 +125,5 @@ $(old_cuda)/installed: $(installed)
 		nvidia-cuda-nvcc-cu11==11.8.89
 	touch $@
 
-.PHONY: help venv test test-thorough fuzz test-cpu-paths test-systems test-old-transformers aot sanitize \
-	cubins bench bench-full bench-patch results lint docs format clean
+.PHONY: help venv test test-thorough fuzz test-cpu-paths test-systems test-old-transformers test-oldest \
+	aot sanitize cubins bench bench-full bench-patch results lint docs format clean
