@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pvt_kernels import multi_head_attention, use_backend
+from pvt_kernels import SRAttention, multi_head_attention, use_backend
 from pvt_kernels.backends.reference import multi_head_attention as reference
 
 from ...ops.cases import LOW_DTYPES
@@ -93,3 +93,18 @@ def test_narrow_layers_leave_long_sums_to_their_kernel(launched):
     names = [launch.kernel.__name__ for launch in launched]
     assert names[-2:] == ["linear_gradients_kernel", "fold_kernel"]
     assert [t.shape for t in gradients] == [t.shape for t in inputs]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_takes_the_gradients_of_its_narrow_projections(monkeypatch, bias):
+    """As of long sums, with a gradient of the output that is one number."""
+    monkeypatch.setattr(linear_gradients, "pays", lambda *_: True)
+    layer = SRAttention(64, 1, qkv_bias=bias, sr_ratio=2)
+    x = torch.randn(2, 9 * 13, 64)
+    results = []
+    for name in ("triton", "reference"):
+        tokens = x.clone().requires_grad_()
+        with use_backend(name):
+            loss = layer(tokens, 9, 13).sum()
+        results.append(torch.autograd.grad(loss, [tokens, *layer.parameters()]))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
