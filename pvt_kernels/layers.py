@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pvt_kernels.backends import transforms
 from pvt_kernels.ops import autocast, checks
-from pvt_kernels.parts import Parts, drops_nothing, forward
+from pvt_kernels.parts import LINEAR_TYPES, Parts, are_plain, drops_nothing, forward, is_plain
 
 LINEAR_SRA_POOL_SIZE = 7
 
@@ -92,15 +93,25 @@ class SRAttention(nn.Module):
             TypeError: for dtypes that don't fit.
             RuntimeError: if a forced backend can't run the call.
         """
+        if not transforms.is_symbol(x):
+            with transforms.untraced():
+                self._check(x, *transforms.integers(H, W))
+        # by itself: Monte Carlo dropout trains this one alone
+        result = forward(self._parts(), x, H, W, self.attn_drop.training)
+        return result if drops_nothing(self.proj_drop) else self.proj_drop(result)
+
+    def _check(self, x: Tensor, H: int, W: int) -> None:
         checks.check_rank("SRAttention", "x", x, "(B, N, C)")
         checks.check_shape("SRAttention", "x", x, "(B, N, C)", (*x.shape[:2], self.dim))
         checks.check_dtype("SRAttention", "x", x, checks.DTYPES)
-        if isinstance(self.q, nn.Linear) and not autocast.is_enabled(x):
+        if (
+            is_plain(self.q, LINEAR_TYPES)
+            and are_plain((self.q.weight,))
+            and not autocast.is_enabled(x)
+        ):
             checks.check_like("SRAttention", "x", x, "the layer", self.q.weight)
         if self.linear or self.sr_ratio > 1:
             checks.check_map("SRAttention", x, H, W, least=1 if self.linear else self.sr_ratio)
-        result = forward(self._parts(), x, H, W, self.training)
-        return result if drops_nothing(self.proj_drop) else self.proj_drop(result)
 
     def _parts(self) -> Parts:
         # by self._modules: a part that is missing has no attribute
@@ -110,7 +121,8 @@ class SRAttention(nn.Module):
             out=self.proj,
             heads=self.num_heads,
             scale=self.scale,
-            dropout_p=self.attn_drop.p,
+            # an Identity has none
+            dropout_p=getattr(self.attn_drop, "p", 0.0),
             conv=self._modules.get("sr"),
             norm=self._modules.get("norm"),
             pool=self._modules.get("pool"),

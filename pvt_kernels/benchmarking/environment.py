@@ -171,4 +171,4 @@ def gpu_state() -> dict[str, str]:
 
 def _cpuinfo() -> str:
     path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
+    return path.read_text(encoding="utf-8") if path.exists() else ""
