@@ -1,5 +1,7 @@
 """The order of rounds, and the arithmetic of ratios."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -64,7 +66,7 @@ def test_rotation_keeps_everyone(index):
 class FakeEvent:
     """Of a GPU whose clock is 5 ms further on at each record."""
 
-    log: list = []
+    log: ClassVar[list] = []
 
     def __init__(self, enable_timing):
         assert enable_timing
@@ -81,7 +83,7 @@ class FakeEvent:
 
 
 def test_a_gpus_time_lies_between_two_events(monkeypatch):
-    log: list = []
+    log: ClassVar[list] = []
     monkeypatch.setattr(FakeEvent, "log", log)
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: log.append("idle"))
