@@ -1,4 +1,4 @@
-"""Makes the table of results.jsonl, as Markdown: python report.py results.jsonl. Imports no torch."""
+"""Makes the table of results.jsonl: python report.py results.jsonl. Needs no PyTorch."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def test_a_rehearsal_of_two_steps(tmp_path):
-    command = [sys.executable, str(ROOT / "benchmarks/gpu/run.py"), "--rehearse", "--source", str(ROOT),
+    run = str(ROOT / "benchmarks/gpu/run.py")
+    command = [sys.executable, run, "--rehearse", "--source", str(ROOT),
                "--site", str(ROOT), "--out", str(tmp_path), "--budget", "100",
                "--steps", "environment,ceilings"]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, check=True)
