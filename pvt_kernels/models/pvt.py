@@ -123,7 +123,7 @@ class PyramidVisionTransformer(Pyramid):
         x = x + self._positions(i, H, W)
         if i == 3 and not self.features_only:
             cls_token = self.cls_token + self.pos_embed4[:, :1]
-            x = torch.cat((cls_token.expand(len(x), -1, -1), x), dim=1)
+            x = torch.cat((cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         return self._blocks(i, self.pos_drop(x), H, W), H, W
 
     def _features(self, maps: list[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
