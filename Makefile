@@ -8,8 +8,9 @@ installed := $(venv)/pvt_kernels-installed
 old_transformers := build/transformers-4
 # of what the systems are built from, the oldest that pyproject.toml allows, but for PyTorch
 oldest := build/oldest
-# torch 2.9's; torch brings a newer one
-old_triton := build/triton-3.5
+# those of torch 2.9 and 2.10; the environment's torch brings a newer one
+old_tritons := 3.6 3.5
+triton_table := benchmarks/results/triton-kernels.md
 # the oldest that the CUDA kernels compile with; its files have the names of those of CUDA 12
 old_cuda := $(venv)/cuda-11.8
 cpp_files := $(shell find csrc python tests/csrc tests/simt -name '*.h' -o -name '*.cpp' \
@@ -49,12 +50,14 @@ test-oldest: $(oldest)/installed  ## test models and data with the oldest packag
 		tests/systems/test_detection.py tests/models/test_checkpoint.py \
 		tests/models/test_timm_registry.py --numprocesses logical
 
-aot: $(installed) $(old_triton)/installed  ## compile the Triton kernels for ARCHS="80 90", else for all
-	$(python) -m tests.aot \
-		$(if $(ARCHS),--archs $(ARCHS),--output benchmarks/results/triton-kernels.md)
-	PYTHONPATH=$(old_triton) $(python) -c \
-		'import triton; assert triton.__version__.startswith("3.5.")'
-	PYTHONPATH=$(old_triton) $(python) -m tests.aot --archs 80 90 --dtypes fp16 fp32 --head-dims 64
+aot: $(installed) $(old_tritons:%=build/triton-%/installed)  ## compile the Triton kernels for ARCHS="80 90", else for all
+	$(python) -m tests.aot $(if $(ARCHS),--archs $(ARCHS),--output $(triton_table))
+	for version in $(old_tritons); do \
+		export PYTHONPATH=build/triton-$$version && \
+		$(python) -c "import triton; assert triton.__version__.startswith('$$version.')" && \
+		$(python) -m tests.aot --archs 80 90 --dtypes fp16 bf16 fp32 --head-dims 64 \
+			$(if $(ARCHS),,--output $(triton_table) --append) || exit; \
+	done
 
 sanitize: $(installed)  ## run the CPU kernels on random shapes under ASan and UBSan
 	$(venv)/bin/cmake -S tests/csrc -B build/sanitize -G Ninja \
@@ -115,8 +118,8 @@ $(oldest)/installed: $(installed)
 		timm==1.0.17 pycocotools==2.0.8 pillow==11.0.0 numpy==1.26.4 torchmetrics==1.4.0
 	touch $@
 
-$(old_triton)/installed: $(installed)
-	$(python) -m pip install --no-deps --upgrade --target $(old_triton) 'triton==3.5.*'
+build/triton-%/installed: $(installed)
+	$(python) -m pip install --no-deps --upgrade --target $(@D) 'triton==$*.*'
 	touch $@
 
 $(old_cuda)/installed: $(installed)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pvt_kernels.backends import transforms
 from pvt_kernels.models.blocks import NORM_EPS, init_linear
 from pvt_kernels.models.pyramid import Config, Pyramid
 
@@ -112,7 +113,8 @@ class PyramidVisionTransformer(Pyramid):
         if stage == 3:
             pos_embed = pos_embed[:, 1:]
         grid = self.grids[stage]
-        if grid == (H, W):
+        # a symbol of torch.fx equals nothing; where the sizes agree, the interpolation is exact
+        if not transforms.is_symbol(H) and grid == (H, W):
             return pos_embed
         pos_embed = pos_embed.transpose(1, 2).unflatten(2, grid)
         pos_embed = F.interpolate(pos_embed, size=(H, W), mode="bilinear", align_corners=False)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from pvt_kernels.backends import transforms
 from pvt_kernels.layers import SRAttention
 from pvt_kernels.models.blocks import (
     Block,
@@ -329,15 +330,18 @@ class Pyramid(nn.Module):
         return x if pre_logits else self.head(x)
 
     def _check(self, x: torch.Tensor) -> None:
-        if x.ndim != 4:
-            raise ValueError(
-                f"x must be a batch of images (B, in_chans, H, W), got shape {tuple(x.shape)}"
-            )
-        H, W = x.shape[-2:]
-        if min(H, W) < self.min_size:
-            raise ValueError(
-                f"x: images must be at least {self.min_size} x {self.min_size}, got {H} x {W}"
-            )
+        if transforms.is_symbol(x):
+            return
+        with transforms.untraced():
+            if x.ndim != 4:
+                raise ValueError(
+                    f"x must be a batch of images (B, in_chans, H, W), got shape {tuple(x.shape)}"
+                )
+            H, W = x.shape[-2:]
+            if min(H, W) < self.min_size:
+                raise ValueError(
+                    f"x: images must be at least {self.min_size} x {self.min_size}, got {H} x {W}"
+                )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """Classify images, or extract their feature pyramid.
