@@ -330,18 +330,15 @@ class Pyramid(nn.Module):
         return x if pre_logits else self.head(x)
 
     def _check(self, x: torch.Tensor) -> None:
-        if transforms.is_symbol(x):
-            return
-        with transforms.untraced():
-            if x.ndim != 4:
-                raise ValueError(
-                    f"x must be a batch of images (B, in_chans, H, W), got shape {tuple(x.shape)}"
-                )
-            H, W = x.shape[-2:]
-            if min(H, W) < self.min_size:
-                raise ValueError(
-                    f"x: images must be at least {self.min_size} x {self.min_size}, got {H} x {W}"
-                )
+        if x.ndim != 4:
+            raise ValueError(
+                f"x must be a batch of images (B, in_chans, H, W), got shape {tuple(x.shape)}"
+            )
+        H, W = x.shape[-2:]
+        if min(H, W) < self.min_size:
+            raise ValueError(
+                f"x: images must be at least {self.min_size} x {self.min_size}, got {H} x {W}"
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """Classify images, or extract their feature pyramid.
@@ -356,7 +353,9 @@ class Pyramid(nn.Module):
         Raises:
             ValueError: x is no batch of images, or smaller than `min_size`.
         """
-        self._check(x)
+        if not transforms.is_symbol(x):
+            with transforms.untraced():
+                self._check(x)
         features = self.forward_features(x)
         return features if isinstance(features, list) else self.forward_head(features)
 
