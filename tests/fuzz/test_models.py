@@ -8,6 +8,7 @@ where its parts have that; what patch() leaves alone it says, and unpatching res
 from __future__ import annotations
 
 import random
+import re
 import warnings
 
 import pytest
@@ -299,10 +300,15 @@ def compare(expected: dict[str, Tensor], actual: dict[str, Tensor], coarse: bool
     """
     scales: dict[str, float] = {}
     for name, tensor in expected.items():
-        around = name.rsplit(".", 2)[0]
+        around = _around(name)
         scales[around] = (scales.get(around, 0.0) ** 2 + tensor.double().norm().item() ** 2) ** 0.5
     for name, tensor in expected.items():
         eps = torch.finfo(torch.bfloat16 if coarse else torch.float32).eps
         error = (actual[name].double() - tensor.double()).norm().item()
-        allowed = (8 if coarse else ROUNDINGS) * eps * scales[name.rsplit(".", 2)[0]]
+        allowed = (8 if coarse else ROUNDINGS) * eps * scales[_around(name)]
         assert error <= allowed, f"{name}: {error:.2e}, allowed {allowed:.2e}"
+
+
+def _around(name: str) -> str:
+    """The module that holds a parameter's layer, whatever a parametrization made of the name."""
+    return re.sub(r"\.parametrizations\.(\w+)\.original\d*$", r".\1", name).rsplit(".", 2)[0]
