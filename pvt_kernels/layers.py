@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from pvt_kernels.ops import autocast, checks
@@ -92,6 +93,19 @@ class SRAttention(nn.Module):
             TypeError: for dtypes that don't fit.
             RuntimeError: if a forced backend can't run the call.
         """
+        parts = self._parts()
+        if self.linear or torch.compiler.is_compiling():
+            self._check(x, H, W)
+        try:
+            result = forward(parts, x, H, W, self.training)
+        except (TypeError, ValueError):
+            # what the ops checked in words of theirs: once for each form of a call
+            self._check(x, H, W)
+            raise
+        dropout = parts.beside[0]
+        return result if drops_nothing(dropout) else dropout(result)
+
+    def _check(self, x: Tensor, H: int, W: int) -> None:
         checks.check_rank("SRAttention", "x", x, "(B, N, C)")
         checks.check_shape("SRAttention", "x", x, "(B, N, C)", (*x.shape[:2], self.dim))
         checks.check_dtype("SRAttention", "x", x, checks.DTYPES)
@@ -99,20 +113,21 @@ class SRAttention(nn.Module):
             checks.check_like("SRAttention", "x", x, "the layer", self.q.weight)
         if self.linear or self.sr_ratio > 1:
             checks.check_map("SRAttention", x, H, W, least=1 if self.linear else self.sr_ratio)
-        result = forward(self._parts(), x, H, W, self.training)
-        return result if drops_nothing(self.proj_drop) else self.proj_drop(result)
 
     def _parts(self) -> Parts:
-        # by self._modules: a part that is missing has no attribute
+        # not by attributes, which take torch.nn.Module half a microsecond each, and which a part
+        # that is missing is not
+        modules = self._modules
         return Parts(
-            query=self.q,
-            keys_values=(self.kv,),
-            out=self.proj,
+            query=modules["q"],
+            keys_values=(modules["kv"],),
+            out=modules["proj"],
             heads=self.num_heads,
             scale=self.scale,
-            dropout_p=self.attn_drop.p,
-            conv=self._modules.get("sr"),
-            norm=self._modules.get("norm"),
-            pool=self._modules.get("pool"),
-            activation=self._modules.get("act"),
+            dropout_p=modules["attn_drop"].p,
+            conv=modules.get("sr"),
+            norm=modules.get("norm"),
+            pool=modules.get("pool"),
+            activation=modules.get("act"),
+            beside=(modules["proj_drop"],),
         )

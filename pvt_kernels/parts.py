@@ -81,26 +81,41 @@ def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> 
 
 
 def _parameters(parts: Parts) -> tuple[Tensor | None, ...] | None:
-    """As `sr_attention` takes them, where no part does anything else; without calls, since it is
-    asked of every layer in every call."""
-    query, keys_values, out, conv, norm = (
-        parts.query,
-        parts.keys_values,
-        parts.out,
-        parts.conv,
-        parts.norm,
-    )
-    if not _are_linear((query, *keys_values, out)):
-        return None
+    """As `sr_attention` takes them, if every part is plain: is_plain() and all that it stands for.
+
+    Asked in every call of every layer, it calls next to nothing.
+    """
+    conv, norm = parts.conv, parts.norm
+    modules = [
+        part for part in (parts.query, *parts.keys_values, parts.out) if type(part) is not tuple
+    ]
+    for module in modules:
+        if type(module) not in LINEAR_TYPES:
+            return None
+    if conv is not None:
+        if type(norm) is not nn.LayerNorm or not is_conv(conv) or not _has_patches(conv):
+            return None
+        modules += conv, norm
+    for module in modules:
+        if (
+            module._forward_pre_hooks
+            or module._forward_hooks
+            or module._backward_pre_hooks
+            or module._backward_hooks
+            or "forward" in module.__dict__
+        ):
+            return None
     if conv is None:
         reduction = (None, None, None, None)
-    elif _is_patch_conv(conv) and conv.bias is not None and _is_layer_norm(norm):
-        reduction = (conv.weight, conv.bias, norm.weight, norm.bias)
     else:
-        return None
-    layers = [*map(_weights, keys_values)]
-    kv = layers[0] if len(layers) == 1 else _stacked(*layers)
-    return (*reduction, *_weights(query), *kv, *_weights(out))
+        reduction = (*_weights(conv), *_weights(norm))
+        if reduction[1] is None or reduction[3] is None:
+            return None
+    keys_values = parts.keys_values
+    kv = (
+        _weights(keys_values[0]) if len(keys_values) == 1 else _stacked(*map(_weights, keys_values))
+    )
+    return (*reduction, *_weights(parts.query), *kv, *_weights(parts.out))
 
 
 def attend(
@@ -198,10 +213,13 @@ def _are_linear(layers: Sequence[Projection]) -> TypeGuard[Sequence[nn.Linear | 
 
 
 def _is_patch_conv(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return is_conv(conv) and not is_listened_to(conv) and _has_patches(conv)
+
+
+def _has_patches(conv: nn.Conv2d) -> bool:
+    """Whether each number of the image belongs to at most one of the kernel's places."""
     return (
-        is_conv(conv)
-        and not is_listened_to(conv)
-        and conv.kernel_size == conv.stride
+        conv.kernel_size == conv.stride
         and conv.kernel_size[0] == conv.kernel_size[1]
         and conv.padding in ("valid", (0, 0))
         and conv.dilation == (1, 1)
@@ -213,8 +231,15 @@ def _is_layer_norm(norm: nn.Module) -> TypeGuard[nn.LayerNorm]:
     return is_plain(norm, (nn.LayerNorm,)) and norm.bias is not None
 
 
-def _weights(layer: nn.Linear | Weights) -> Weights:
-    return layer if isinstance(layer, tuple) else (layer.weight, layer.bias)
+def _weights(layer: nn.Module | Weights) -> Weights:
+    """A module's weight and bias, or what stands for them."""
+    if isinstance(layer, tuple):
+        return layer
+    own = layer._parameters
+    if "weight" in own and "bias" in own:
+        # where torch.nn.Module.__getattr__ looks in the end, ten times as fast
+        return own["weight"], own["bias"]
+    return layer.weight, layer.bias
 
 
 def _project(x: Tensor, layer: Projection) -> Tensor:

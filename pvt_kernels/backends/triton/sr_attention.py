@@ -144,7 +144,8 @@ class Layer:
             result = x.new_empty(self.x_shape)
             o = x.new_empty(self.x_shape) if save else None
             plan, _ = self._fused if save else self._fused_alone
-            o_address = 0 if o is None else o.data_ptr()
+            # not written to without `save`
+            o_address = (result if o is None else o).data_ptr()
             addresses = [x_address, kv.data_ptr(), *layers, result.data_ptr(), o_address]
             plan.launch(stream, [*addresses, lse.data_ptr(), 0])
         return (result, y, normalized, rstd, kv, o, lse, matrix) if save else (result,)
