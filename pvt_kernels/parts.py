@@ -196,7 +196,9 @@ def is_listened_to(module: nn.Module) -> bool:
 
 def drops_nothing(dropout: nn.Module) -> bool:
     """Whether leaving out the call of a dropout changes nothing."""
-    return is_plain(dropout, (nn.Dropout,)) and (not dropout.training or dropout.p == 0)
+    if type(dropout) is not nn.Dropout or (dropout.training and dropout.p > 0):
+        return False
+    return not is_listened_to(dropout)
 
 
 def is_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:

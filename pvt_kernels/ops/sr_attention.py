@@ -174,7 +174,8 @@ def _form(
 
 
 def _require_grad(*tensors: Tensor | None) -> bool:
-    for t in tensors:
+    # no generator, which takes twice as long
+    for t in tensors:  # noqa: SIM110
         if t is not None and t.requires_grad:
             return True
     return False

@@ -99,11 +99,11 @@ API void stand_in_set_live(int count, const std::uintptr_t* begins, const std::u
     auto& end = live[begins[i]];
     if (ends[i] > end) end = ends[i];
   }
-  watches_memory = true;
+  // of none, memory is not watched
+  watches_memory = count > 0;
 }
 API void stand_in_reset(long failing) {
   launched.clear();
-  watches_memory = false;
   failing_launch = failing;
 }
 API long stand_in_launches() { return static_cast<long>(launched.size()); }

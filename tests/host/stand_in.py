@@ -44,20 +44,30 @@ def _library() -> ctypes.CDLL:
 library = _library()
 library.stand_in_launched.restype = ctypes.c_char_p
 
-import triton
+import triton  # noqa: E402
 
 from pvt_kernels._C import driver
 from pvt_kernels.backends.registry import BACKENDS
 from pvt_kernels.backends.triton import launch as triton_launch
+from pvt_kernels.backends.triton import multi_head_attention as triton_mha
 from pvt_kernels.backends.triton import plan as triton_plan
+from pvt_kernels.backends.triton.attention.tiles import Tile
 
 H100 = triton_launch.Gpu(90, 132)
 # of triton.compile, as often as it was called
 compiled: list[str] = []
 
 
-def install() -> None:
-    """CPU tensors count as an H100's. The one place where the package is told so."""
+def install(fused_channels: int | None = None) -> None:
+    """CPU tensors count as an H100's. The one place where the package is told so.
+
+    With `fused_channels` layers up to this width are fused, in every dtype, instead of those that
+    are: for the host code of narrower layers than PVT's.
+    """
+    if fused_channels is not None:
+        triton_mha.fused_tile = lambda gpu, dtype, channels, head_dim: (
+            Tile(64, 64, 4, 2, 2) if channels <= fused_channels else None
+        )
     able = {op: lambda inputs: [] for op in BACKENDS["triton"].reasons}
     BACKENDS["triton"] = replace(BACKENDS["triton"], reasons=able)
     triton_launch._gpu = lambda device: H100
@@ -112,7 +122,7 @@ def watched_memory() -> Iterator[None]:
             self.plan = driver.Plan(*arguments)
 
         def launch(self, *arguments: object) -> None:
-            tensors = [t for t in gc.get_objects() if isinstance(t, torch.Tensor)]
+            tensors = [t for t in gc.get_objects() if issubclass(type(t), torch.Tensor)]
             storages = [t.untyped_storage() for t in tensors if t.device.type == "cpu"]
             spans = [(s.data_ptr(), s.data_ptr() + s.nbytes()) for s in storages if s.nbytes()]
             array = ctypes.c_size_t * len(spans)
@@ -120,13 +130,13 @@ def watched_memory() -> Iterator[None]:
                 len(spans), *(array(*ends) for ends in zip(*spans, strict=True))
             )
             self.plan.launch(*arguments)
+            library.stand_in_set_live(0, None, None)
 
     triton_plan.driver.Plan = Plan
     try:
         yield
     finally:
         triton_plan.driver.Plan = driver.Plan
-        reset()
 
 
 def calls_of(function: Callable[[], object]) -> tuple[int, int]:
