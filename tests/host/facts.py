@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable
 
 import torch
+from transformers import SegformerConfig, SegformerModel
 
-from pvt_kernels import SRAttention, use_backend
+from pvt_kernels import SRAttention, patch, use_backend
 from pvt_kernels.models import pvt_small
 from pvt_kernels.ops import sr_attention
 
@@ -54,15 +55,16 @@ def of_a_stage(stage: int) -> dict[str, object]:
 
 
 def kernels_at_many_sizes() -> dict[str, list[int]]:
-    """How many kernels were compiled, and loaded, before and after other sizes than the first."""
-    counted = []
+    """How many kernels were compiled, and how many of them loaded, after each of many sizes."""
+    compiled, loaded = [], []
     layer, _, _ = layer_and_tokens(2)
-    for H, W in ((8, 8), (9, 14), (32, 44), (56, 52), (64, 8), (100, 100)):
+    # the first sizes have the fold's forms for many and for few parts
+    for H, W in ((8, 8), (100, 100), (9, 14), (32, 44), (56, 52), (64, 8), (97, 103)):
         x = torch.randn(1, H * W, 128).half().requires_grad_()
         layer(x, H, W).sum().backward()
-        counted.append((len(stand_in.compiled), stand_in.library.stand_in_modules()))
-    first, last = counted[3], counted[-1]
-    return {"first": [*first], "last": [*last]}
+        compiled.append(len(stand_in.compiled))
+        loaded.append(stand_in.library.stand_in_modules())
+    return {"compiled": compiled, "loaded": loaded}
 
 
 def refused_launch() -> str:
@@ -117,15 +119,30 @@ def compiled_layer(stage: int) -> dict[str, object]:
     return counts(step)
 
 
-def compiled_model() -> dict[str, object]:
-    torch.compiler.reset()
-    model = pvt_small(num_classes=3).half()
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    images = torch.randn(1, 3, 64, 64).half()
-    stand_in.reset()
-    out = compiled(images)
-    out.sum().backward()
-    return {"shape": list(out.shape), "launches": len(stand_in.launched())}
+def compiled_models() -> dict[str, int]:
+    """How much a step of each launches, compiled without a graph break."""
+    config = SegformerConfig(
+        num_encoder_blocks=2,
+        depths=[1, 1],
+        sr_ratios=[4, 2],
+        hidden_sizes=[32, 64],
+        num_attention_heads=[1, 2],
+        patch_sizes=[7, 3],
+        strides=[4, 2],
+        mlp_ratios=[2, 2],
+    )
+    segformer = SegformerModel(config).eval()
+    patch(segformer)
+    launches = {}
+    for name, model in (("pvt_small", pvt_small(num_classes=3)), ("segformer", segformer)):
+        torch.compiler.reset()
+        compiled = torch.compile(model.half(), backend="aot_eager", fullgraph=True)
+        stand_in.reset()
+        out = compiled(torch.randn(1, 3, 64, 64).half())
+        out = out if isinstance(out, torch.Tensor) else out.last_hidden_state
+        out.sum().backward()
+        launches[name] = len(stand_in.launched())
+    return launches
 
 
 def main() -> None:
@@ -138,7 +155,7 @@ def main() -> None:
         facts["refused"] = refused_launch()
         facts["threads"] = threads_and_evictions()
         facts["compiled"] = {stage: compiled_layer(stage) for stage in (1, 3, 4)}
-        facts["model"] = compiled_model()
+        facts["models"] = compiled_models()
     print(json.dumps(facts))
 
 

@@ -1,7 +1,7 @@
 """The host path of the GPU backends without a GPU: CPU tensors, and a driver that does nothing.
 
-Importing it needs a process of its own: Triton compiles its kernels here, it does not interpret
-them, and libcuda.so.1 is the stand-in.
+It needs a process of its own, with TRITON_INTERPRET=0 from the start: Triton compiles its kernels
+here, it does not interpret them, and libcuda.so.1 is the stand-in.
 """
 
 from __future__ import annotations
@@ -18,11 +18,18 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-os.environ["TRITON_INTERPRET"] = "0"
-
 import torch
+import triton
 
-ROOT = Path(__file__).resolve().parents[2]
+from pvt_kernels._C import driver
+from pvt_kernels.backends.registry import BACKENDS
+from pvt_kernels.backends.triton import launch as triton_launch
+from pvt_kernels.backends.triton import multi_head_attention as triton_mha
+from pvt_kernels.backends.triton import plan as triton_plan
+from pvt_kernels.backends.triton.attention.tiles import Tile
+
+from .paths import ROOT
+
 BUILD = ROOT / "build" / "host"
 PACKAGE = str(ROOT / "pvt_kernels") + os.sep
 
@@ -43,16 +50,6 @@ def _library() -> ctypes.CDLL:
 
 library = _library()
 library.stand_in_launched.restype = ctypes.c_char_p
-
-import triton  # noqa: E402
-
-from pvt_kernels._C import driver
-from pvt_kernels.backends.registry import BACKENDS
-from pvt_kernels.backends.triton import launch as triton_launch
-from pvt_kernels.backends.triton import multi_head_attention as triton_mha
-from pvt_kernels.backends.triton import plan as triton_plan
-from pvt_kernels.backends.triton.attention.tiles import Tile
-
 H100 = triton_launch.Gpu(90, 132)
 # of triton.compile, as often as it was called
 compiled: list[str] = []
@@ -129,8 +126,10 @@ def watched_memory() -> Iterator[None]:
             library.stand_in_set_live(
                 len(spans), *(array(*ends) for ends in zip(*spans, strict=True))
             )
-            self.plan.launch(*arguments)
-            library.stand_in_set_live(0, None, None)
+            try:
+                self.plan.launch(*arguments)
+            finally:
+                library.stand_in_set_live(0, None, None)
 
     triton_plan.driver.Plan = Plan
     try:
