@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pvt_kernels.backends import transforms
 from pvt_kernels.models.blocks import NORM_EPS, init_linear, tokens_to_map
 from pvt_kernels.models.pyramid import Config, Pyramid
 
@@ -98,7 +99,8 @@ class PyramidVisionTransformer(Pyramid):
         if stage == 3:
             pos_embed = pos_embed[:, 1:]
         grid = self.grids[stage]
-        if grid == (H, W):
+        # a symbol of torch.fx equals nothing; where the sizes agree, the interpolation is exact
+        if not transforms.is_symbol(H) and grid == (H, W):
             return pos_embed
         pos_embed = pos_embed.transpose(1, 2).unflatten(2, grid)
         pos_embed = F.interpolate(pos_embed, size=(H, W), mode="bilinear", align_corners=False)
@@ -113,7 +115,7 @@ class PyramidVisionTransformer(Pyramid):
             with_cls_token = i == 3 and not self.features_only
             if with_cls_token:
                 cls_token = self.cls_token + self.pos_embed4[:, :1]
-                x = torch.cat((cls_token.expand(len(x), -1, -1), x), dim=1)
+                x = torch.cat((cls_token.expand(x.shape[0], -1, -1), x), dim=1)
             x = self.pos_drop(x)
             for block in getattr(self, f"block{i + 1}"):
                 x = block(x, H, W)

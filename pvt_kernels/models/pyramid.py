@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pvt_kernels.backends import transforms
 from pvt_kernels.layers import SRAttention
 from pvt_kernels.models.blocks import Block, ConvMlp, Mlp, PatchEmbed, init_linear
 
@@ -152,6 +153,13 @@ class Pyramid(nn.Module):
         Raises:
             ValueError: x is no batch of images, or smaller than `min_size`.
         """
+        if not transforms.is_symbol(x):
+            with transforms.untraced():
+                self._check(x)
+        features = self.forward_features(x)
+        return features if self.features_only else self.head(features)
+
+    def _check(self, x: torch.Tensor) -> None:
         if x.ndim != 4:
             raise ValueError(
                 f"x must be a batch of images (B, in_chans, H, W), got shape {tuple(x.shape)}"
@@ -161,8 +169,6 @@ class Pyramid(nn.Module):
             raise ValueError(
                 f"x: images must be at least {self.min_size} x {self.min_size}, got {H} x {W}"
             )
-        features = self.forward_features(x)
-        return features if self.features_only else self.head(features)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
