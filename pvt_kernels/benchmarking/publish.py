@@ -20,6 +20,7 @@ from pvt_kernels.benchmarking.results import (
 )
 from pvt_kernels.benchmarking.shapes import STAGES, format_size
 from pvt_kernels.benchmarking.table import Column, Table, markdown_table
+from pvt_kernels.benchmarking.timing import ROUNDS_FAR_BEHIND, far_behind
 
 RESULTS_FOLDER = Path("benchmarks/results")
 # samples and their tables; a run has the first at least
@@ -83,12 +84,16 @@ def _check_complete(path: Path, results: Results) -> None:
             f"RUN: {path} was interrupted after {results.ended} of "
             f"{results.environment.get('cases', 'unknown')} cases; accepted a complete run"
         )
-    for m in results.measurements:
-        if m.status == OK and m.case.kind != MEMORY and len(m.samples) < LEAST_ROUNDS:
-            raise ValueError(
-                f"RUN: {path} has {len(m.samples)} rounds of {m.contender}, {m.case}; accepted "
-                f"{LEAST_ROUNDS} at least"
-            )
+    for case, group in by_case(results.measurements).items():
+        timed = {m.contender: m.samples for m in group if m.status == OK and case.kind != MEMORY}
+        for name, samples in timed.items():
+            behind = samples and far_behind(name, timed)
+            least = ROUNDS_FAR_BEHIND if behind else LEAST_ROUNDS
+            if len(samples) < least:
+                raise ValueError(
+                    f"RUN: {path} has {len(samples)} rounds of {name}, {case}; accepted "
+                    f"{least} at least"
+                )
 
 
 def _layers(results: Results) -> list[list[Measurement]]:
