@@ -92,6 +92,13 @@ def _check_complete(path: Path, results: Results) -> None:
             f"RUN: {path} was interrupted after {results.ended} of "
             f"{results.environment.get('cases', 'unknown')} cases; accepted a complete run"
         )
+    kernels, pytorchs = map(results.environment.get, ("cpu_kernels", "pytorch_cpu_capability"))
+    if kernels == "avx2" and pytorchs != "AVX2":
+        raise ValueError(
+            f"RUN: {path} ran this package's kernels for avx2 beside PyTorch's for {pytorchs}; "
+            "accepted a run with ATEN_CPU_CAPABILITY=avx2, MKL_ENABLE_INSTRUCTIONS=AVX2 and "
+            "ONEDNN_MAX_CPU_ISA=AVX2"
+        )
     for case, group in by_case(results.measurements).items():
         timed = {m.contender: m.samples for m in group if m.status == OK and case.kind != MEMORY}
         for name, samples in timed.items():

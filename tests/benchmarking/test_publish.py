@@ -118,9 +118,14 @@ def no_stage_3(results):
     results.environment["cases"] = 6
 
 
+def unequal_instructions(results):
+    results.environment |= {"cpu_kernels": "avx2", "pytorch_cpu_capability": "AVX512"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (unequal_instructions, "kernels for avx2 beside PyTorch's for AVX512; accepted a run with"),
         (few_rounds, "has 6 rounds of SDPA SRA, stage 2, 800x1216, forward, fp32; accepted 7"),
         (interrupted, "was interrupted after 7 of 8 cases; accepted a complete run"),
         (no_stage_3, "lacks layers of the README's table; accepted a run that has all stages"),
