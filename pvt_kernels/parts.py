@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
-from torch.overrides import has_torch_function_unary
 
 from pvt_kernels.backends import transforms
 from pvt_kernels.ops import autocast
@@ -224,7 +223,7 @@ def is_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 def _is_watched(x: Tensor) -> bool:
     """Whether a transform or a tracer is at work, torch.fx included, whose tensors are symbols."""
-    return bool(transforms.active()) or has_torch_function_unary(x)
+    return bool(transforms.active()) or transforms.is_symbol(x)
 
 
 def _are_linear(
