@@ -157,20 +157,7 @@ struct TileSums {
         });
       }
     }
-    for (; k < left.depth; k += kTileSize) {
-      const std::int64_t units = std::min<std::int64_t>(kTileSize, left.depth - k);
-      unroll<ColumnTiles>([&](auto j) {
-        Edge edge;
-        tile_load<kRight + j>(
-            edge.copy(right + k * right_stride + j * kTileSize, right_stride, units, kTileSize),
-            kTileBytes);
-      });
-      unroll<RowTiles>([&](auto i) {
-        load_left_edge<kLeft + i % 2>(left, row + i * kTileSize, rows - i * kTileSize, k, units);
-        unroll<ColumnTiles>(
-            [&](auto j) { tile_multiply_add<tile(i, j), kLeft + i % 2, kRight + j>(); });
-      });
-    }
+    for (; k < left.depth; k += kTileSize) add_edge(left, k, right, right_stride);
   }
 
   template <class Finish>
@@ -188,6 +175,25 @@ struct TileSums {
   }
 
  private:
+  // One step of the depth, of as many units and rows as there are. Not inline, which would leave
+  // the whole tiles' loop fewer registers.
+  template <class Left>
+  __attribute__((noinline)) void add_edge(const Left left, std::int64_t k, const TileUnit* right,
+                                          std::int64_t right_stride) const {
+    const std::int64_t units = std::min<std::int64_t>(kTileSize, left.depth - k);
+    unroll<ColumnTiles>([&](auto j) {
+      Edge edge;
+      tile_load<kRight + j>(
+          edge.copy(right + k * right_stride + j * kTileSize, right_stride, units, kTileSize),
+          kTileBytes);
+    });
+    unroll<RowTiles>([&](auto i) {
+      load_left_edge<kLeft + i % 2>(left, row + i * kTileSize, rows - i * kTileSize, k, units);
+      unroll<ColumnTiles>(
+          [&](auto j) { tile_multiply_add<tile(i, j), kLeft + i % 2, kRight + j>(); });
+    });
+  }
+
   template <class F>
   static void each_tile(F f) {
     unroll<RowTiles>([&](auto i) { unroll<ColumnTiles>([&](auto j) { f(i, j); }); });

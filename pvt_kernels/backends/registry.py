@@ -15,7 +15,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
-from pvt_kernels._C import cpu_features
+from pvt_kernels._C import cpu as cpu_kernels
 from pvt_kernels.backends import forced as context
 from pvt_kernels.backends import transforms
 from pvt_kernels.backends.base import Backend, Inputs, describe
@@ -36,6 +36,34 @@ _warned: set[tuple[str, ...]] = set()
 # what was chosen before, by everything that the choice depends on
 _chosen: dict[tuple, str] = {}
 _recorded: ContextVar[list[Decision] | None] = ContextVar("recorded", default=None)
+
+
+@dataclass(frozen=True)
+class SdpaFirst:
+    """Where PyTorch's attention comes before this package's kernels for CPUs.
+
+    Never by the number of tokens, which torch.compile may leave open: see base.py.
+
+    Attributes:
+        code_path: of CPUs that have it as the fastest. What PVT_KERNELS_CPU_CAPABILITY forces is
+            no matter: PyTorch uses what the CPU has.
+        dtype: of the tensors.
+        reason: that the choice gives, with the run under benchmarks/results that shows it.
+    """
+
+    code_path: str
+    dtype: torch.dtype
+    reason: str
+
+
+SDPA_FIRST = (
+    SdpaFirst(
+        "amx_bf16",
+        torch.bfloat16,
+        "sdpa comes first in bfloat16 on CPUs with AMX, which its products use: no run under "
+        "benchmarks/results shows these kernels to be faster there",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -78,8 +106,7 @@ class Decision:
 def priority(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
     """The backends that may be chosen for such tensors, the preferred first."""
     if device.type == "cpu":
-        # AMX, which PyTorch's products use and these kernels don't, has the higher rate
-        if dtype == torch.bfloat16 and _has_amx():
+        if _sdpa_first(dtype) is not None:
             return ("sdpa", "cpu", "reference")
         return ("cpu", "sdpa", "reference")
     # ROCm builds of PyTorch call their devices "cuda" too
@@ -92,9 +119,15 @@ def priority(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
 
 
 @cache
-def _has_amx() -> bool:
-    # asked once: in a virtual machine each cpuid takes tens of microseconds
-    return cpu_features().get("amx_bf16", False)
+def _fastest_code_path() -> str:
+    return cpu_kernels.capabilities()[-1]
+
+
+def _sdpa_first(dtype: torch.dtype) -> SdpaFirst | None:
+    path = _fastest_code_path()
+    return next(
+        (rule for rule in SDPA_FIRST if (rule.code_path, rule.dtype) == (path, dtype)), None
+    )
 
 
 def get(name: str) -> Backend:
@@ -154,6 +187,8 @@ def decide(inputs: Inputs) -> Decision:
         reasons[name] = list(able[name])
         if name not in names and name != wanted:
             reasons[name].append(f"never chosen for tensors on {inputs.device.type}")
+    if inputs.device.type == "cpu" and chosen != "cpu" and (rule := _sdpa_first(inputs.dtype)):
+        reasons["cpu"].append(rule.reason)
     return Decision(inputs, chosen, reasons)
 
 

@@ -8,7 +8,6 @@ from rich.table import Table
 
 from pvt_kernels import backends, models
 from pvt_kernels._C import build_info, cpu, cpu_features, cuda_devices
-from pvt_kernels.backends.cpu import KNOWN_SLOWER
 from pvt_kernels.benchmarking import environment
 from pvt_kernels.benchmarking.cases import DTYPES
 from pvt_kernels.benchmarking.contenders import backend_reasons
@@ -44,9 +43,7 @@ def _facts() -> Table:
         table.add_row(name, version or "not installed")
     table.add_row("compiled", f"{compiled}; {cuda}")
     table.add_row("CPU", f"{environment.cpu_model()}; {', '.join(features) or 'no features'}")
-    table.add_row(
-        "CPU kernels", f"{cpu.capability()}, of {', '.join(cpu.capabilities())}; {KNOWN_SLOWER}"
-    )
+    table.add_row("CPU kernels", f"{cpu.capability()}, of {', '.join(cpu.capabilities())}")
     table.add_row("GPUs", _gpus())
     return table
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
-from pvt_kernels.benchmarking.cases import FORWARD, LAYER, MEMORY, QUICK_SIZE, TRAINING
+from pvt_kernels.benchmarking.cases import (
+    CLASSIFICATION_SIZE,
+    FORWARD,
+    LAYER,
+    MEMORY,
+    QUICK_SIZE,
+    TRAINING,
+)
 from pvt_kernels.benchmarking.contenders import PEER_NAMES
 from pvt_kernels.benchmarking.environment import slug
 from pvt_kernels.benchmarking.extras import require
@@ -18,8 +26,9 @@ from pvt_kernels.benchmarking.results import (
     by_case,
     ratio_to_best_peer,
 )
-from pvt_kernels.benchmarking.shapes import STAGES, format_size
+from pvt_kernels.benchmarking.shapes import STAGES, Size, format_size
 from pvt_kernels.benchmarking.table import Column, Table, markdown_table
+from pvt_kernels.benchmarking.timing import ROUNDS_FAR_BEHIND, far_behind
 
 RESULTS_FOLDER = Path("benchmarks/results")
 # samples and their tables; a run has the first at least
@@ -34,8 +43,9 @@ SHOWN = (*PEER_NAMES, OWN)
 def publish(run: Path, readme: Path) -> list[Path]:
     """Copy a run's samples below benchmarks/results beside the README, with tables and plots.
 
-    The folder is named after the machine; what it had of an older run goes. The README's section
-    between the markers BEGIN and END is written anew.
+    The folder is named after the machine and the code path that its CPU kernels ran; what it had of
+    an older run goes. The README's section between the markers BEGIN and END is written anew: the
+    fastest of all published runs in full, and the ratios of all side by side.
 
     Returns:
         The files written.
@@ -49,8 +59,7 @@ def publish(run: Path, readme: Path) -> list[Path]:
     for name, results in found.items():
         _check_complete(run / name, results)
     results = found["results.json"]
-    layers = _layers(results)
-    if not layers:
+    if not _layers(results):
         raise ValueError(
             f"RUN: {run} lacks layers of the README's table; accepted a run that has all stages at "
             f"{format_size(QUICK_SIZE)} in {DTYPE}"
@@ -72,7 +81,7 @@ def publish(run: Path, readme: Path) -> list[Path]:
         shutil.copyfile(run / name, samples)
         table.write_text(markdown(of_file), encoding="utf-8")
         written += [samples, table, *write_plots(of_file, folder)]
-    section = _section(results, layers, folder.relative_to(readme.parent).as_posix())
+    section = _section(readme.parent)
     readme.write_text(f"{before}{BEGIN}\n{section}\n{END}{after}", encoding="utf-8")
     return [*written, readme]
 
@@ -83,28 +92,89 @@ def _check_complete(path: Path, results: Results) -> None:
             f"RUN: {path} was interrupted after {results.ended} of "
             f"{results.environment.get('cases', 'unknown')} cases; accepted a complete run"
         )
-    for m in results.measurements:
-        if m.status == OK and m.case.kind != MEMORY and len(m.samples) < LEAST_ROUNDS:
-            raise ValueError(
-                f"RUN: {path} has {len(m.samples)} rounds of {m.contender}, {m.case}; accepted "
-                f"{LEAST_ROUNDS} at least"
-            )
+    kernels, pytorchs = map(results.environment.get, ("cpu_kernels", "pytorch_cpu_capability"))
+    if kernels == "avx2" and pytorchs != "AVX2":
+        raise ValueError(
+            f"RUN: {path} ran this package's kernels for avx2 beside PyTorch's for {pytorchs}; "
+            "accepted a run with ATEN_CPU_CAPABILITY=avx2, MKL_ENABLE_INSTRUCTIONS=AVX2 and "
+            "ONEDNN_MAX_CPU_ISA=AVX2"
+        )
+    for case, group in by_case(results.measurements).items():
+        timed = {m.contender: m.samples for m in group if m.status == OK and case.kind != MEMORY}
+        for name, samples in timed.items():
+            behind = samples and far_behind(name, timed)
+            least = ROUNDS_FAR_BEHIND if behind else LEAST_ROUNDS
+            if len(samples) < least:
+                raise ValueError(
+                    f"RUN: {path} has {len(samples)} rounds of {name}, {case}; accepted "
+                    f"{least} at least"
+                )
 
 
-def _layers(results: Results) -> list[list[Measurement]]:
+def _layers(
+    results: Results, dtype: str = DTYPE, size: Size = QUICK_SIZE
+) -> list[list[Measurement]]:
     """The layers that the README shows, forward before training; empty if one is missing."""
     groups = {
         (case.mode, case.stage): group
         for case, group in by_case(results.of(LAYER)).items()
-        if (case.dtype, case.size) == (DTYPE, QUICK_SIZE)
-        and {m.contender for m in group} >= set(SHOWN)
+        if (case.dtype, case.size) == (dtype, size) and {m.contender for m in group} >= set(SHOWN)
     }
     wanted = [(mode, stage) for mode in (FORWARD, TRAINING) for stage in STAGES]
     return [groups[key] for key in wanted] if groups.keys() >= set(wanted) else []
 
 
-def _section(results: Results, layers: list[list[Measurement]], folder: str) -> str:
+def _own(group: list[Measurement]) -> Measurement:
+    return next(m for m in group if m.contender == OWN)
+
+
+def _time(results: Results) -> float:
+    """Of this package's layers together, in seconds."""
+    return sum(_own(group).median or math.inf for group in _layers(results))
+
+
+def _section(root: Path) -> str:
+    """The fastest machine's table and plot, and all machines' ratios; `root` has the README."""
+    runs = {
+        path.parent.relative_to(root).as_posix(): Results.load(path)
+        for path in sorted((root / RESULTS_FOLDER).glob("*/results.json"))
+    }
+    runs = {folder: results for folder, results in runs.items() if _layers(results)}
+    fastest = min(runs, key=lambda folder: _time(runs[folder]))
+    return f"{_fastest(runs[fastest], fastest)}\n\n{_side_by_side(runs)}"
+
+
+def _side_by_side(runs: dict[str, Results]) -> str:
+    """How many times as fast as the best peer, a column for each machine, code path and dtype."""
+    columns, cells = [Column("times as fast as the best peer", number=False)], {}
+    for folder, results in runs.items():
+        facts = results.environment
+        for dtype in facts["matmul_gflops"]:
+            of_column = {}
+            for size in (QUICK_SIZE, CLASSIFICATION_SIZE):
+                for group in _layers(results, dtype, size):
+                    case, ratio = group[0].case, ratio_to_best_peer(_own(group), group)
+                    row = f"{case.subject}, {format_size(size)}, {short_mode(case)}"
+                    of_column[row] = f"{ratio:.2f}" if ratio else ""
+            if not of_column:
+                continue
+            columns.append(Column(f"[{facts['device']}]({folder}/table.md), {dtype}"))
+            for row, cell in of_column.items():
+                cells.setdefault(row, {})[len(columns) - 1] = cell
+    rows = [
+        (row, *(found.get(column, "") for column in range(1, len(columns))))
+        for row, found in cells.items()
+    ]
+    note = (
+        "In brackets: the code path of this package's kernels. Where it is lower than what the CPU "
+        "has, PyTorch was held to the same instructions."
+    )
+    return markdown_table(Table("Kinds of CPU side by side", columns, rows, [note]))
+
+
+def _fastest(results: Results, folder: str) -> str:
     """Machine, command, one table and one plot."""
+    layers = _layers(results)
     columns = (
         Column("ms", number=False),
         *(Column(name) for name in SHOWN),

@@ -12,6 +12,10 @@ import torch
 LONGEST_S = 20.0
 # more samples of a fast contender would tell nothing new
 MOST_ROUNDS = 300
+# nor would they where the middle half of everyone's lies within this share of the median
+SMALL_SPREAD, ROUNDS_OF_SPREAD = 0.02, 5
+# a contender so many times slower than the fastest is out of the race, and has fewer rounds
+FAR_BEHIND, ROUNDS_FAR_BEHIND = 5.0, 3
 MATMUL_SIZE, MATMUL_ROUNDS = 2048, 5
 # that no GPU's L2 is larger than; for a PyTorch that doesn't say
 LARGE_CACHE = 128 * 2**20
@@ -56,6 +60,9 @@ def interleave(
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Run every measure once a round until the budget is spent, at least `minimum_rounds` times.
 
+    It ends before the budget where the spreads of all are small. Who is FAR_BEHIND after
+    ROUNDS_FAR_BEHIND rounds has no more of them.
+
     Args:
         measures: for each contender a function that runs it once and returns its seconds; each
             has run before, as a warm-up.
@@ -72,9 +79,15 @@ def interleave(
     given_up: dict[str, float] = {}
     active = list(measures)
     begin, index = time.perf_counter(), 0
-    while active and (
-        index < minimum_rounds or (index < MOST_ROUNDS and time.perf_counter() - begin < budget_s)
-    ):
+
+    def goes_on() -> bool:
+        if index < minimum_rounds:
+            return True
+        if index == MOST_ROUNDS or time.perf_counter() - begin >= budget_s:
+            return False
+        return not all(_settled(samples[name]) for name in active)
+
+    while active and goes_on():
         for name in rotated(active, index):
             samples[name].append(measures[name]())
         if index == 0:
@@ -83,7 +96,26 @@ def interleave(
             samples |= {name: [] for name in given_up}
             active = [name for name in active if name not in given_up]
         index += 1
+        if index == ROUNDS_FAR_BEHIND:
+            active = [name for name in active if not far_behind(name, samples)]
     return samples, given_up
+
+
+def far_behind(name: str, samples: dict[str, list[float]]) -> bool:
+    """Whether a contender is FAR_BEHIND the fastest of all, by the first ROUNDS_FAR_BEHIND."""
+    medians = {
+        timed: statistics.median(of_one[:ROUNDS_FAR_BEHIND])
+        for timed, of_one in samples.items()
+        if of_one
+    }
+    return medians[name] > FAR_BEHIND * min(medians.values())
+
+
+def _settled(samples: Sequence[float]) -> bool:
+    low, median, high = quartiles(samples)
+    if len(samples) < ROUNDS_OF_SPREAD:
+        return False
+    return high - low <= SMALL_SPREAD * median
 
 
 def matmul_gflops(dtype: torch.dtype, device: torch.device) -> float:

@@ -69,13 +69,25 @@ def test_priority_without_nvidia_gpu(monkeypatch):
     assert registry.priority(torch.device("mps"), torch.float16) == ("sdpa", "reference")
 
 
-@pytest.mark.parametrize("amx", [False, True])
-def test_priority_on_the_cpu(monkeypatch, amx):
-    monkeypatch.setattr(registry, "_has_amx", lambda: amx)
-    cpu = torch.device("cpu")
+@pytest.mark.parametrize("path", ["avx512_bf16", "amx_bf16"])
+def test_priority_on_the_cpu(monkeypatch, path):
+    monkeypatch.setattr(registry, "_fastest_code_path", lambda: path)
+    cpu, amx = torch.device("cpu"), path == "amx_bf16"
     assert registry.priority(cpu, torch.float32) == ("cpu", "sdpa", "reference")
     bf16 = ("sdpa", "cpu", "reference") if amx else ("cpu", "sdpa", "reference")
     assert registry.priority(cpu, torch.bfloat16) == bf16
+
+
+def test_a_decision_says_why_sdpa_comes_first(monkeypatch):
+    (rule,) = registry.SDPA_FIRST
+    monkeypatch.setattr(registry, "_fastest_code_path", lambda: rule.code_path)
+    inputs = AttentionInputs(torch.device("cpu"), rule.dtype, 64, False)
+    decision = decide(inputs)
+    assert (decision.backend, decision.reasons["cpu"]) == ("sdpa", [rule.reason])
+    assert decide(CPU_ATTENTION).reasons["cpu"] == []
+    with pvt_kernels.use_backend("cpu"):
+        forced = decide(inputs)
+    assert (forced.backend, forced.reasons["cpu"]) == ("cpu", [])
 
 
 def test_the_first_that_can_is_chosen(picky_backend):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pvt_kernels.benchmarking import publish
+from pvt_kernels.benchmarking import publish, timing
 from pvt_kernels.benchmarking.cases import FORWARD, LAYER, TRAINING, Case
 from pvt_kernels.benchmarking.results import Measurement, Results
 from pvt_kernels.cli import main
@@ -65,12 +65,44 @@ def test_a_complete_run_is_copied_and_shown(results, folders):
     assert text.startswith("# Title\n\nbefore\n") and text.endswith("after\n")
     assert "old" not in text
     row = "| stage 2, fwd+bwd | 800 | 400 | 500 ! | 200 | 2.00 | 20 / 20 / 20 / 20 |"
-    assert row in text and text.count("| stage ") == 8
+    assert row in text and text.count("| stage ") == 8 + 8
     assert "`python -m pvt_kernels bench --sizes 800x1216`" in text
     assert "(benchmarks/results/a-cpu-zen-5-avx2-2-threads/stages-800x1216-fp32.png)" in text
     # the markers stay: it can be written again
     assert main(["publish", str(run), "--readme", str(readme)]) == 0
     assert readme.read_text() == text
+
+
+def test_kinds_of_cpu_stand_side_by_side(results, folders):
+    run, readme = folders
+    results.save(run / "results.json")
+    assert main(["publish", str(run), "--readme", str(readme)]) == 0
+    # a slower code path of the same CPU, published after the faster one
+    for m in results.measurements:
+        m.samples = [2 * s if m.contender == "pvt_kernels" else 3 * s for s in m.samples]
+    results.environment["device"] = "A CPU (Zen 5, portable), 2 threads"
+    results.save(run / "results.json")
+    assert main(["publish", str(run), "--readme", str(readme)]) == 0
+    text = readme.read_text()
+    first, second = (
+        f"[A CPU (Zen 5, {path}), 2 threads]"
+        f"(benchmarks/results/a-cpu-zen-5-{path}-2-threads/table.md), fp32"
+        for path in ("avx2", "portable")
+    )
+    assert f"| times as fast as the best peer | {first} | {second} |" in text
+    assert "| stage 3, 800x1216, fwd | 2.00 | 3.00 |" in text
+    # in full the fastest
+    assert "| stage 2, fwd+bwd | 800 | 400 | 500 ! | 200 | 2.00 | 20 / 20 / 20 / 20 |" in text
+    assert "a-cpu-zen-5-avx2-2-threads/stages-800x1216-fp32.png" in text
+
+
+def test_who_is_far_behind_needs_fewer_rounds(results, folders):
+    run, readme = folders
+    for m in results.measurements:
+        if m.contender == "eager SRA":
+            m.samples = [2 * s for s in m.samples[: timing.ROUNDS_FAR_BEHIND]]
+    results.save(run / "results.json")
+    assert main(["publish", str(run), "--readme", str(readme)]) == 0
 
 
 def few_rounds(results):
@@ -86,9 +118,14 @@ def no_stage_3(results):
     results.environment["cases"] = 6
 
 
+def unequal_instructions(results):
+    results.environment |= {"cpu_kernels": "avx2", "pytorch_cpu_capability": "AVX512"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (unequal_instructions, "kernels for avx2 beside PyTorch's for AVX512; accepted a run with"),
         (few_rounds, "has 6 rounds of SDPA SRA, stage 2, 800x1216, forward, fp32; accepted 7"),
         (interrupted, "was interrupted after 7 of 8 cases; accepted a complete run"),
         (no_stage_3, "lacks layers of the README's table; accepted a run that has all stages"),

@@ -24,10 +24,27 @@ def test_rounds_go_on_until_the_budget_is_spent():
     assert len(samples["a"]) > 3
 
 
+def test_rounds_end_early_where_all_spreads_are_small():
+    steady, jumpy = (lambda: 1.0), iter([1.0, 2.0] * 150)
+    samples, _ = timing.interleave({"a": steady, "b": steady}, budget_s=9.0, minimum_rounds=5)
+    assert {name: len(s) for name, s in samples.items()} == {"a": 5, "b": 5}
+    samples, _ = timing.interleave(
+        {"a": steady, "b": lambda: next(jumpy)}, budget_s=9.0, minimum_rounds=5
+    )
+    assert {len(s) for s in samples.values()} == {timing.MOST_ROUNDS}
+
+
+def test_who_is_far_behind_has_few_rounds():
+    measures = {"a": lambda: 1.0, "b": lambda: 4.9, "c": lambda: 5.1}
+    samples, _ = timing.interleave(measures, budget_s=0.0, minimum_rounds=7)
+    expected = {"a": 7, "b": 7, "c": timing.ROUNDS_FAR_BEHIND}
+    assert {name: len(s) for name, s in samples.items()} == expected
+
+
 def test_an_optional_contender_that_would_take_too_long_is_given_up():
     seconds = timing.LONGEST_S / 5
     measures = {"slow": lambda: 1.1 * seconds, "quick": lambda: 0.9 * seconds}
-    measures["peer"] = lambda: 9 * seconds
+    measures["peer"] = lambda: 4 * seconds
     samples, given_up = timing.interleave(measures, 0.0, 5, optional=["slow", "quick"])
     assert {name: len(s) for name, s in samples.items()} == {"slow": 0, "quick": 5, "peer": 5}
     assert given_up == {"slow": pytest.approx(5.5 * seconds)}

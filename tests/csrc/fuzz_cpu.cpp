@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/dispatch.h"
@@ -30,6 +32,48 @@ Floats random(std::int64_t count) {
   return values;
 }
 
+// What a kernel reads or writes in the dtype.
+class Tensor {
+ public:
+  Tensor(DType dtype, Floats values) : values(std::move(values)) {
+    if (dtype == DType::f32) return;
+    for (float& x : this->values) {
+      std::uint32_t bits;
+      std::memcpy(&bits, &x, sizeof bits);
+      bf16_.push_back(static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16));
+    }
+    read();
+  }
+  Tensor(DType dtype, std::size_t size) : Tensor(dtype, Floats(size)) {}
+
+  void* data() { return bf16_.empty() ? static_cast<void*>(values.data()) : bf16_.data(); }
+  const void* at(std::int64_t i) {
+    return bf16_.empty() ? static_cast<void*>(values.data() + i) : bf16_.data() + i;
+  }
+
+  // What a kernel wrote.
+  const Floats& read() {
+    for (std::size_t i = 0; i < bf16_.size(); ++i) {
+      const std::uint32_t bits = static_cast<std::uint32_t>(bf16_[i]) << 16;
+      std::memcpy(&values[i], &bits, sizeof bits);
+    }
+    return values;
+  }
+
+  float operator[](std::size_t i) const { return values[i]; }
+  std::size_t size() const { return values.size(); }
+
+  Floats values;
+
+ private:
+  std::vector<std::uint16_t> bf16_;
+};
+
+DType draw_dtype() { return draw(0, 1) == 0 ? DType::f32 : DType::bf16; }
+
+// Of all values together, as large as can be.
+double accepted_error(DType dtype) { return dtype == DType::f32 ? 1e-4 : 5e-2; }
+
 // Exactly as large as asked for, aligned as the kernels want it, and full of NaN.
 struct Workspace {
   explicit Workspace(std::size_t bytes)
@@ -39,13 +83,14 @@ struct Workspace {
   std::unique_ptr<void, decltype(&std::free)> memory;
 };
 
-void require_close(const char* name, const Floats& actual, const std::vector<double>& expected) {
+void require_close(const char* name, DType dtype, const Floats& actual,
+                   const std::vector<double>& expected) {
   double error = 0, size = 1e-6;
   for (std::size_t i = 0; i < actual.size(); ++i) {
     error += std::pow(actual[i] - expected[i], 2);
     size += std::pow(expected[i], 2);
   }
-  if (std::sqrt(error / size) < 1e-4) return;
+  if (std::sqrt(error / size) < accepted_error(dtype)) return;
   std::fprintf(stderr, "%s: relative error %.1e\n", name, std::sqrt(error / size));
   std::exit(1);
 }
@@ -53,20 +98,20 @@ void require_close(const char* name, const Floats& actual, const std::vector<dou
 void fuzz_attention() {
   const std::int64_t B = draw(0, 2), N = draw(1, 130), M = draw(1, 150), heads = draw(1, 3);
   const std::int64_t d = 8 * draw(1, 12);
-  const AttentionSizes s{B, N, M, heads, d, DType::f32, 0.3f, static_cast<int>(draw(1, 5))};
-  const Floats q = random(B * N * heads * d), d_o = random(q.size());
+  const DType dtype = draw_dtype();
+  const AttentionSizes s{B, N, M, heads, d, dtype, 0.3f, static_cast<int>(draw(1, 5))};
+  Tensor q(dtype, random(B * N * heads * d)), d_o(dtype, random(q.size()));
   // k and v as halves of one projection
-  const Floats kv = random(B * M * 2 * heads * d);
-  const auto of_queries = [&](const Floats& t) {
-    return Heads{t.data(), N * heads * d, heads * d, d};
-  };
-  const Heads k{kv.data(), 2 * M * heads * d, 2 * heads * d, d};
-  const Heads v{kv.data() + heads * d, 2 * M * heads * d, 2 * heads * d, d};
+  Tensor kv(dtype, random(B * M * 2 * heads * d));
+  const auto of_queries = [&](Tensor& t) { return Heads{t.data(), N * heads * d, heads * d, d}; };
+  const Heads k{kv.at(0), 2 * M * heads * d, 2 * heads * d, d};
+  const Heads v{kv.at(heads * d), 2 * M * heads * d, 2 * heads * d, d};
   const bool biased = draw(0, 1) == 1;
   const Floats key_bias = random(B * heads * M), result_bias = random(heads * d);
   const Biases biases{biased ? key_bias.data() : nullptr, biased ? result_bias.data() : nullptr};
-  Floats o(q.size()), result(q.size()), lse(B * heads * N);
-  Floats dq(q.size()), dk(B * M * heads * d), dv(dk.size()), dkey_bias(key_bias.size());
+  Tensor o(dtype, q.size()), result(dtype, q.size());
+  Tensor dq(dtype, q.size()), dk(dtype, B * M * heads * d), dv(dtype, dk.size());
+  Floats lse(B * heads * N), dkey_bias(key_bias.size());
   const CodePath& kernels = code_path(s.dtype);
   const Workspace forward(kernels.attention_forward_workspace(s));
   kernels.attention_forward(s, of_queries(q), k, v, biases, o.data(),
@@ -119,30 +164,34 @@ void fuzz_attention() {
       }
     }
   }
-  require_close("attention o", o, out);
-  if (biased) require_close("attention result", result, biased_out);
+  require_close("attention o", dtype, o.read(), out);
+  if (biased) require_close("attention result", dtype, result.read(), biased_out);
   if (M == 1) return;  // dq and dk are 0 but for rounding
-  require_close("attention dq", dq, grad_q);
-  require_close("attention dk", dk, grad_k);
-  require_close("attention dv", dv, grad_v);
-  if (biased) require_close("attention dkey_bias", dkey_bias, grad_key_bias);
+  require_close("attention dq", dtype, dq.read(), grad_q);
+  require_close("attention dk", dtype, dk.read(), grad_k);
+  require_close("attention dv", dtype, dv.read(), grad_v);
+  if (biased) require_close("attention dkey_bias", dtype, dkey_bias, grad_key_bias);
 }
 
 void fuzz_spatial_reduction() {
   const std::int64_t B = draw(0, 2), R = draw(1, 6), C = draw(1, 40);
   const std::int64_t H = R + draw(0, 9), W = R + draw(0, 9);
-  const SpatialReductionSizes s{B, H, W, C, R, DType::f32, 1e-5f, static_cast<int>(draw(1, 5))};
+  const DType dtype = draw_dtype();
+  const SpatialReductionSizes s{B, H, W, C, R, dtype, 1e-5f, static_cast<int>(draw(1, 5))};
   const std::int64_t M = s.patches_per_image(), depth = s.depth();
-  const Floats x = random(B * H * W * C), weight = random(C * depth), bias = random(C);
-  const Floats gamma = random(C), beta = random(C), dy = random(B * M * C);
+  Tensor x(dtype, random(B * H * W * C)), weight(dtype, random(C * depth));
+  Tensor dy(dtype, random(B * M * C));
+  const Floats bias = random(C), gamma = random(C), beta = random(C);
   const Tokens tokens{x.data(), H * W * C, C};
-  Floats y(B * M * C), normalized(y.size()), rstd(B * M);
+  Tensor y(dtype, B * M * C);
+  Floats normalized(y.size()), rstd(B * M);
   const CodePath& kernels = code_path(s.dtype);
   const Workspace forward(kernels.spatial_reduction_forward_workspace(s));
   kernels.spatial_reduction_forward(s, tokens, weight.data(), bias.data(), gamma.data(),
                                     beta.data(), y.data(), normalized.data(), rstd.data(),
                                     forward.memory.get());
-  Floats dx(x.size()), dweight(weight.size()), dbias(C), dgamma(C), dbeta(C);
+  Tensor dx(dtype, x.size()), dweight(dtype, weight.size());
+  Floats dbias(C), dgamma(C), dbeta(C);
   const Workspace backward(kernels.spatial_reduction_backward_workspace(s));
   kernels.spatial_reduction_backward(
       s, dy.data(), tokens, weight.data(), gamma.data(), normalized.data(), rstd.data(), dx.data(),
@@ -183,12 +232,12 @@ void fuzz_spatial_reduction() {
       }
     }
   }
-  require_close("spatial_reduction dbeta", dbeta, grad_beta);
+  require_close("spatial_reduction dbeta", dtype, dbeta, grad_beta);
   if (C < 4) return;  // a row of so few channels can be almost constant, and rstd anything
-  require_close("spatial_reduction y", y, out);
-  require_close("spatial_reduction dgamma", dgamma, grad_gamma);
-  require_close("spatial_reduction dx", dx, grad_x);
-  require_close("spatial_reduction dweight", dweight, grad_weight);
+  require_close("spatial_reduction y", dtype, y.read(), out);
+  require_close("spatial_reduction dgamma", dtype, dgamma, grad_gamma);
+  require_close("spatial_reduction dx", dtype, dx.read(), grad_x);
+  require_close("spatial_reduction dweight", dtype, dweight.read(), grad_weight);
 }
 
 // Multi-head attention's inputs one after another: x, y, then weight and bias of q, kv and out.
@@ -241,35 +290,43 @@ std::vector<double> multi_head_attention(const AttentionSizes& s, const Parts& p
 void fuzz_multi_head_attention() {
   const std::int64_t B = draw(0, 2), N = draw(1, 130), M = draw(1, 90), heads = draw(1, 3);
   const std::int64_t d = 8 * draw(1, 5), C = heads * d;
-  const AttentionSizes s{B, N, M, heads, d, DType::f32, 0.3f, static_cast<int>(draw(1, 5))};
+  const DType dtype = draw_dtype();
+  const AttentionSizes s{B, N, M, heads, d, dtype, 0.3f, static_cast<int>(draw(1, 5))};
   const Parts parts(B, N, M, C);
   Floats all = random(parts.begins.back());
   for (std::int64_t i = parts.begins[2]; i < parts.begins.back(); ++i)
     all[i] /= std::sqrt(static_cast<float>(C));
-  std::vector<Floats> given, gradients;
+  std::vector<Tensor> given, gradients;
   for (int part = 0; part < 8; ++part) {
-    given.push_back(parts(all, part));
-    gradients.emplace_back(given[part].size());
+    // the biases, after their weights, are floats
+    const DType stored = part > 2 && part % 2 == 1 ? DType::f32 : dtype;
+    given.emplace_back(stored, parts(all, part));
+    gradients.emplace_back(stored, given[part].size());
+    std::copy(given[part].values.begin(), given[part].values.end(),
+              all.begin() + parts.begins[part]);
   }
-  const auto layer = [&](int part) { return Linear{given[part].data(), given[part + 1].data()}; };
+  const auto layer = [&](int part) {
+    return Linear{given[part].data(), given[part + 1].values.data()};
+  };
   const auto to = [&](int part) {
-    return LinearGradient{gradients[part].data(), gradients[part + 1].data()};
+    return LinearGradient{gradients[part].data(), gradients[part + 1].values.data()};
   };
   const MultiHeadAttention a{
       s, {given[0].data(), N * C, C}, {given[1].data(), M * C, C}, layer(2), layer(4), layer(6)};
-  Floats result(B * N * C), o(result.size()), kv(B * M * 2 * C), lse(B * heads * N);
+  Tensor result(dtype, B * N * C), o(dtype, result.size()), kv(dtype, B * M * 2 * C);
+  Floats lse(B * heads * N);
   const CodePath& kernels = code_path(s.dtype);
   const Workspace forward(kernels.multi_head_attention_forward_workspace(s));
   kernels.multi_head_attention_forward(a, result.data(), o.data(), kv.data(), lse.data(),
                                        forward.memory.get());
-  const Floats dresult = random(result.size());
+  Tensor dresult(dtype, random(result.size()));
   const Workspace backward(kernels.multi_head_attention_backward_workspace(s));
   kernels.multi_head_attention_backward(a, {dresult.data(), N * C, C}, o.data(), kv.data(),
                                         lse.data(), gradients[0].data(), gradients[1].data(), to(2),
                                         to(4), to(6), backward.memory.get());
 
   const std::vector<double> at(all.begin(), all.end());
-  require_close("multi_head_attention", result, multi_head_attention(s, parts, at));
+  require_close("multi_head_attention", dtype, result.read(), multi_head_attention(s, parts, at));
   const Floats direction = random(all.size());
   std::vector<double> ahead = at, behind = at;
   constexpr double kStep = 1e-5;
@@ -283,12 +340,13 @@ void fuzz_multi_head_attention() {
   for (std::size_t i = 0; i < high.size(); ++i)
     expected += dresult[i] * (high[i] - low[i]) / (2 * kStep);
   for (int part = 0; part < 8; ++part) {
+    gradients[part].read();
     for (std::size_t i = 0; i < gradients[part].size(); ++i) {
       slope += static_cast<double>(gradients[part][i]) * direction[parts.begins[part] + i];
       length += std::pow(gradients[part][i], 2);
     }
   }
-  if (std::abs(slope - expected) < 1e-4 * std::sqrt(length)) return;
+  if (std::abs(slope - expected) < accepted_error(dtype) * std::sqrt(length)) return;
   std::fprintf(stderr, "multi_head_attention: slope %g instead of %g\n", slope, expected);
   std::exit(1);
 }

@@ -1,4 +1,4 @@
-"""What compilers make of product.h: in the products' loops no sum may leave its register.
+"""What compilers make of the products: in the products' loops no sum may leave its register.
 
 Compilers spill silently. A sum in memory makes every step of its loop wait for a store to come
 back, which costs half of the speed and changes no result.
@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PRODUCT = ROOT / "csrc" / "cpu" / "product.h"
+ARITHMETIC = ROOT / "csrc" / "cpu" / "arithmetic.h"
 COMPILERS = ("g++", "clang++")
 # together they hold every form of the product: tiles by rows and by columns, written, added,
 # rescaled, in chains, and of few columns
@@ -54,16 +54,16 @@ BOUNDS = {
 }
 
 
-# of AMX, what feeds each product of four tiles by two loads of each factor: the widest loop's share
-# of products among the tiles' instructions, and that of a single tile
-TILES = Bounds(4, 0.5, 0.33)
+# Of AMX: sums of the widest loop in tiles, and the share of products among the tiles' instructions.
+# Two by two tiles take two loads of each factor, four in a column four and one, a single one two.
+TILES = Bounds(4, 4 / 9, 1 / 3)
 
 
 @dataclass(frozen=True)
 class Instruction:
     name: str
     operands: tuple[str, ...]
-    # whether it comes of product.h's multiply_add()
+    # whether it comes of multiply_add()
     product: bool
 
     @property
@@ -148,8 +148,8 @@ def adds_product(instruction: Instruction) -> bool:
 
 
 def product_lines() -> range:
-    """Where product.h multiplies and adds floats."""
-    lines = PRODUCT.read_text().splitlines()
+    """Where arithmetic.h multiplies and adds floats."""
+    lines = ARITHMETIC.read_text().splitlines()
     found = [n for n, line in enumerate(lines, 1) if "Vec multiply_add(Vec sum" in line]
     assert "sum + weight" in lines[found[0] - 1], "multiply_add() is no longer where it was"
     return range(found[0], found[0] + 2)
@@ -160,8 +160,8 @@ def innermost_loops(assembly: str) -> list[Loop]:
     lines = product_lines()
     label = re.compile(r"^([.\w$]+):")
     location = re.compile(r"^\s*\.loc\s+(\d+)\s+(\d+)")
-    files = r'^\s*\.file\s+(\d+)\s+.*product\.h"'
-    product_files = {m[1] for m in re.finditer(files, assembly, re.M)}
+    files = r'^\s*\.file\s+(\d+)\s+.*arithmetic\.h"'
+    arithmetic_files = {m[1] for m in re.finditer(files, assembly, re.M)}
     function, product, body = "", False, []
     labels: dict[str, int] = {}
     loops: dict[int, int] = {}
@@ -182,7 +182,7 @@ def innermost_loops(assembly: str) -> list[Loop]:
                 function = match[1]
             labels[match[1]] = len(body)
         elif match := location.match(line):
-            product = match[1] in product_files and int(match[2]) in lines
+            product = match[1] in arithmetic_files and int(match[2]) in lines
         elif match := re.match(r"^\s+([a-z]\w+)(?:\s+([^#]*))?", line):
             operands = re.findall(r"(?:[^,(]|\([^)]*\))+", (match[2] or "").strip())
             body.append(Instruction(match[1], tuple(o.strip() for o in operands), product))
@@ -235,10 +235,13 @@ def compile_to_assembly(compiler: str, path: str, source: str) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif(
+on_x86_64 = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"),
     reason=f"reads x86-64's assembly, and this is {platform.machine()}",
 )
+
+
+@on_x86_64
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("path", BOUNDS)
 @pytest.mark.parametrize("compiler", COMPILERS)
@@ -254,3 +257,27 @@ def test_products_keep_their_sums_in_registers(compiler, path, source):
     for loop in loops:
         if len(loop.sums) == bounds.sums:
             assert loop.share >= bounds.widest, f"{loop.share:.2f} of\n{loop}"
+
+
+@on_x86_64
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_products_in_tiles_only_load_and_multiply(compiler, source):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler} on PATH")
+    loops = innermost_loops(compile_to_assembly(compiler, "amx_bf16", source))
+    widest = 0
+    for loop in loops:
+        tiles = [i for i in loop.body if any("%tmm" in operand for operand in i.operands)]
+        products = [i for i in tiles if i.name == "tdpbf16ps"]
+        if not products:
+            continue
+        assert {i.name for i in tiles} == {"tdpbf16ps", "tileloadd"}, loop
+        # the sums that it adds to, each once in a step, and of vectors at most a kept address
+        assert len({i.operands[-1] for i in products}) == len(products), loop
+        assert {i.name for i in loop.body if i.vector} <= {"vmovq"}, loop
+        widest = max(widest, len(products))
+        assert len(products) / len(tiles) >= TILES.share, loop
+        if len(products) == TILES.sums:
+            assert len(products) / len(tiles) >= TILES.widest, loop
+    assert widest == TILES.sums
