@@ -113,7 +113,7 @@ def _parameters(parts: Parts, x: Tensor) -> tuple[Tensor | None, ...] | None:
             return None
         if bias is not None and type(bias) not in TENSOR_TYPES:
             return None
-        if not (weight.dtype == dtype and (bias is None or bias.dtype == dtype) or cast):
+        if not ((weight.dtype == dtype and (bias is None or bias.dtype == dtype)) or cast):
             return None
     reduction: tuple[Tensor | None, ...] = (None, None, None, None)
     if conv is not None:
