@@ -76,5 +76,7 @@ def _counts_versions(weight: Tensor) -> bool:
     """
     if weight.is_inference() or not weight.is_leaf or not isinstance(weight, torch.nn.Parameter):
         return False
-    whole = weight.untyped_storage().nbytes() == weight.numel() * weight.element_size()
-    return whole and not any(name in sys.modules for name in _SHARDING)
+    for name in _SHARDING:
+        if name in sys.modules:
+            return False
+    return weight.untyped_storage().nbytes() == weight.numel() * weight.element_size()
