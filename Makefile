@@ -9,6 +9,8 @@ old_transformers := build/transformers-4
 # those of torch 2.9 and 2.10; the environment's torch brings a newer one
 old_tritons := 3.6 3.5
 triton_table := benchmarks/results/triton-kernels.md
+# of what the systems are built from, the oldest that pyproject.toml allows, but for PyTorch
+oldest := build/oldest
 # the oldest that the CUDA kernels compile with; its files have the names of those of CUDA 12
 old_cuda := $(venv)/cuda-11.8
 cpp_files := $(shell find csrc python tests/csrc tests/host tests/simt -name '*.h' -o -name '*.cpp' \
@@ -50,6 +52,13 @@ aot: $(installed) $(old_tritons:%=build/triton-%/installed)  ## compile the Trit
 			$(if $(ARCHS),,--output $(triton_table) --append) || exit; \
 	done
 
+test-oldest: $(oldest)/installed  ## test models and data with the oldest packages they allow
+	PYTHONPATH=$(oldest) $(python) -c 'import timm; assert timm.__version__ == "1.0.17"'
+	PYTHONPATH=$(oldest) $(python) -m pytest tests/systems/datasets tests/systems/test_coco_figures.py \
+		tests/systems/test_classification.py tests/systems/test_segmentation.py \
+		tests/systems/test_detection.py tests/models/test_checkpoint.py \
+		tests/models/test_timm_registry.py --numprocesses logical
+
 sanitize: $(installed)  ## run the CPU kernels on random shapes under ASan and UBSan
 	$(venv)/bin/cmake -S tests/csrc -B build/sanitize -G Ninja \
 		-DCMAKE_MAKE_PROGRAM=$(abspath $(venv)/bin/ninja)
@@ -75,6 +84,9 @@ bench-patch: $(installed)  ## measure other libraries' models before and after p
 results: $(installed)  ## make RUN=benchmarks/runs/MACHINE the published results, and the README's
 	test -n "$(RUN)" || { echo "make results RUN=benchmarks/runs/MACHINE" >&2; exit 2; }
 	$(python) -m pvt_kernels publish $(RUN)
+
+gpu:  ## build, check and measure on the GPU at hand, with PYTHON as it is and no network
+	$(PYTHON) benchmarks/gpu/run.py --source . --out benchmarks/runs/gpu --budget 530
 
 lint: $(installed)  ## check style, formatting, types, and that imports go one way
 	$(python) -m ruff check
@@ -111,11 +123,17 @@ build/triton-%/installed: $(installed)
 	$(python) -m pip install --no-deps --upgrade --target $(@D) 'triton==$*.*'
 	touch $@
 
+$(oldest)/installed: $(installed)
+	$(python) -m pip install --no-deps --upgrade --target $(oldest) \
+		timm==1.0.17 pycocotools==2.0.8 pillow==11.0.0 numpy==1.26.4 torchmetrics==1.4.0
+	touch $@
+
 $(old_cuda)/installed: $(installed)
 	$(python) -m pip install --no-deps --upgrade --target $(old_cuda) \
 		nvidia-cuda-nvrtc-cu11==11.8.89 nvidia-cuda-runtime-cu11==11.8.89 \
 		nvidia-cuda-nvcc-cu11==11.8.89
 	touch $@
 
-.PHONY: help venv test test-thorough fuzz test-cpu-paths test-systems test-old-transformers aot sanitize \
-	cubins host-time bench bench-full bench-patch results lint docs format clean
+.PHONY: help venv test test-thorough fuzz test-cpu-paths test-systems test-old-transformers test-oldest \
+	aot sanitize cubins host-time gpu bench bench-full bench-patch results lint docs \
+	format clean

@@ -17,6 +17,7 @@ from pvt_kernels.backends.composed_layer import ComposedLayer
 from pvt_kernels.backends.tensors import aligned_contiguous, current_stream, memory_format
 from pvt_kernels.backends.triton import attention, multi_head_attention, spatial_reduction
 from pvt_kernels.backends.triton.launch import UNIT, Launch, gpu_of, wide_rows
+from pvt_kernels.backends.triton.multi_head_attention import linear_gradients
 from pvt_kernels.backends.triton.plan import Plan, placeholder, plan
 from pvt_kernels.backends.triton.spatial_reduction import BY_TOKEN
 from pvt_kernels.backends.weights import permuted
@@ -77,6 +78,7 @@ class Layer:
         self.x_shape, self.y_shape, self.kv_rows = (B, N, C), (B, M, C), (B * M, 2 * C)
         self.weight_format = memory_format(conv_weight) if self.reduces else None
         self.lse_shape, self.rstd_shape = (B, heads, N), (B, M)
+        self.sums_rows = linear_gradients.pays(self.gpu, x.dtype, C, B * N)
         self.tile = multi_head_attention.fused_tile(self.gpu, x.dtype, C, C // heads, B, N)
 
     def forward(
@@ -203,12 +205,33 @@ class Layer:
             dreduction, inputs = (None,) * 4, rows
             # added in the product itself
             dx.addmm_(dkv, kv_weight)
+        if self.sums_rows:
+            dlayers = self._linear_gradients(stream, dq, rows, dresult, o.view(B * N, C))
+            biases = (q_bias, out_bias)
+            dq_layer, dout_layer = (
+                (dweight, None if bias is None else dbias)
+                for (dweight, dbias), bias in zip(dlayers, biases, strict=True)
+            )
+        else:
+            dq_layer = dq.t() @ rows, _bias_gradient(q_bias, dq)
+            dout_layer = dresult.t() @ o.view(B * N, C), _bias_gradient(out_bias, dresult)
         return (
-            *(dx.view(self.x_shape), *dreduction),
-            *(dq.t() @ rows, _bias_gradient(q_bias, dq)),
-            *(dkv.t() @ inputs, _bias_gradient(kv_bias, dkv)),
-            *(dresult.t() @ o.view(B * N, C), _bias_gradient(out_bias, dresult)),
+            *(dx.view(self.x_shape), *dreduction, *dq_layer),
+            *(dkv.t() @ inputs, _bias_gradient(kv_bias, dkv), *dout_layer),
         )
+
+    def _linear_gradients(
+        self, stream: int, dq: Tensor, x: Tensor, dresult: Tensor, o: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The gradients of weight and bias of the q layer, and of the out layer."""
+        C = self.x_shape[2]
+        plan, workspace_bytes = self._rows_sums
+        tensors = dq, x, dresult, o = [aligned_contiguous(t) for t in (dq, x, dresult, o)]
+        results = [(dq.new_empty(C, C), dq.new_empty(C)) for _ in range(2)]
+        workspace = dq.new_empty(workspace_bytes, dtype=torch.uint8)
+        addresses = [t.data_ptr() for t in (*tensors, *results[0], *results[1], workspace)]
+        plan.launch(stream, addresses)
+        return results
 
     def _reduce_backward(
         self,
@@ -313,6 +336,15 @@ class Layer:
             self.gpu, dy, self.x, *self.size, weight, gamma, *rows, self._matrix, dx
         )
         return self._plan(launches, dy, self.x, self._matrix, gamma, *rows, *gradients)
+
+    @cached_property
+    def _rows_sums(self) -> tuple[Plan, int]:
+        B, N, C = self.x_shape
+        dq, x, dresult, o = (placeholder((B * N, C), self.x.dtype) for _ in range(4))
+        launches, (q_layer, out_layer) = linear_gradients.linear_gradients_launches(
+            self.gpu, [(dq, x), (dresult, o)]
+        )
+        return self._plan(launches, dq, x, dresult, o, *q_layer, *out_layer)
 
     @property
     def _kv(self) -> Tensor:
