@@ -13,7 +13,7 @@ triton_table := benchmarks/results/triton-kernels.md
 oldest := build/oldest
 # the oldest that the CUDA kernels compile with; its files have the names of those of CUDA 12
 old_cuda := $(venv)/cuda-11.8
-cpp_files := $(shell find csrc python tests/csrc tests/simt -name '*.h' -o -name '*.cpp' \
+cpp_files := $(shell find csrc python tests/csrc tests/host tests/simt -name '*.h' -o -name '*.cpp' \
 	-o -name '*.cu' -o -name '*.cuh')
 build_files := setup.py CMakeLists.txt $(shell find csrc python -type f)
 
@@ -68,6 +68,9 @@ sanitize: $(installed)  ## run the CPU kernels on random shapes under ASan and U
 cubins: $(installed)  ## tabulate registers, shared memory and occupancy of the CUDA kernels
 	$(python) -m pytest tests/simt/test_compile_matrix.py
 	cp build/compile_matrix.md benchmarks/results/cuda-kernels.md
+
+host-time: $(installed)  ## measure the host code of a layer on a stand-in for the CUDA driver
+	TRITON_INTERPRET=0 TRITON_CACHE_DIR=build/triton-cache $(python) -m tests.host.host_time
 
 bench: $(installed)  ## run the benchmark's quick form
 	$(python) -m pvt_kernels bench --quick
@@ -132,4 +135,5 @@ $(old_cuda)/installed: $(installed)
 	touch $@
 
 .PHONY: help venv test test-thorough fuzz test-cpu-paths test-systems test-old-transformers test-oldest \
-	aot sanitize cubins gpu bench bench-full bench-patch results lint docs format clean
+	aot sanitize cubins host-time gpu bench bench-full bench-patch results lint docs \
+	format clean

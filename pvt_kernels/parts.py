@@ -74,7 +74,9 @@ def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> 
     In `training` the attention weights are dropped with the probability parts.dropout_p.
     """
     dropout_p = parts.dropout_p if training else 0.0
-    if parts.pool is None and dropout_p == 0 and not _is_watched(x):
+    # neither a symbol of torch.fx nor anything else that looks in
+    seen = not isinstance(x, Tensor) or transforms.active()
+    if parts.pool is None and dropout_p == 0 and not seen:
         parameters = _parameters(parts, x)
         if parameters is not None:
             eps = 1e-5 if parts.norm is None else parts.norm.eps
@@ -113,7 +115,7 @@ def _parameters(parts: Parts, x: Tensor) -> tuple[Tensor | None, ...] | None:
             return None
         if bias is not None and type(bias) not in TENSOR_TYPES:
             return None
-        if not (weight.dtype == dtype and (bias is None or bias.dtype == dtype) or cast):
+        if not ((weight.dtype == dtype and (bias is None or bias.dtype == dtype)) or cast):
             return None
     reduction: tuple[Tensor | None, ...] = (None, None, None, None)
     if conv is not None:

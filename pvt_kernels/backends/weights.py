@@ -35,13 +35,17 @@ def permuted(weight: Tensor, order: tuple[int, ...], keep: bool) -> Tensor:
     a weight's memory without PyTorch's knowledge, and every step changes it anyway.
     """
     key = id(weight), order
+    if keep and weight.is_cuda and torch.cuda.is_current_stream_capturing():
+        # a graph reads the weight at each replay, and memory of its own
+        keep = False
     if keep:
         kept = _kept.get(key)
         if kept is not None and _is_of(kept, weight):
             return kept.permuted
     elif _kept:
         _kept.pop(key, None)
-    copy = aligned_contiguous(weight.permute(order))
+    # its history would keep the weight alive
+    copy = aligned_contiguous(weight.detach().permute(order))
     if keep and copy.data_ptr() != weight.data_ptr() and _counts_versions(weight):
         _kept[key] = _Kept(
             weakref.ref(weight, lambda _: _kept.pop(key, None)),
@@ -72,5 +76,7 @@ def _counts_versions(weight: Tensor) -> bool:
     """
     if weight.is_inference() or not weight.is_leaf or not isinstance(weight, torch.nn.Parameter):
         return False
-    whole = weight.untyped_storage().nbytes() == weight.numel() * weight.element_size()
-    return whole and not any(name in sys.modules for name in _SHARDING)
+    for name in _SHARDING:
+        if name in sys.modules:
+            return False
+    return weight.untyped_storage().nbytes() == weight.numel() * weight.element_size()

@@ -120,7 +120,7 @@ def _eager(
         _calls.put(form, call)
     if call.layer is None:
         return _composed(x, H, W, parameters, heads, scale, eps)
-    if torch.is_grad_enabled() and _require_grad(x, *parameters):
+    if torch.is_grad_enabled() and (x.requires_grad or _require_grad(*parameters)):
         return _Differentiable.apply(call, x, *parameters)
     return call.layer.forward(x, *parameters, False)[0]
 

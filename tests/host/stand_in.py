@@ -62,7 +62,7 @@ def install(fused_channels: int | None = None) -> None:
     are: for the host code of narrower layers than PVT's.
     """
     if fused_channels is not None:
-        triton_mha.fused_tile = lambda gpu, dtype, channels, head_dim: (
+        triton_mha.fused_tile = lambda gpu, dtype, channels, *_: (
             Tile(64, 64, 4, 2, 2) if channels <= fused_channels else None
         )
     able = {op: lambda inputs: [] for op in BACKENDS["triton"].reasons}

@@ -57,8 +57,9 @@ def test_the_launches_of_a_step_are_those_of_its_ops(facts):
     fused = ["multi_head_attention_kernel"]
     steps = [facts["stages"][stage]["step"]["launches"] for stage in STAGES]
     assert steps == [
-        *[reduction + fused + backward + dreduction] * 2,
-        reduction + attention + backward + dreduction,
+        reduction + fused + backward + dreduction,
+        # so few tokens of this width are not fused
+        *[reduction + attention + backward + dreduction] * 2,
         attention + backward,
     ]
 

@@ -112,6 +112,32 @@ def test_a_cuda_graph_captures_forward_and_backward():
         assert all(torch.equal(a, b) for a, b in zip(captured, expected, strict=True))
 
 
+def test_a_compiled_layer_runs_in_cuda_graphs():
+    layer, x = layer_and_tokens()
+    x, dy = x.requires_grad_(), torch.randn_like(x)
+    expected = step(layer, x, dy)
+    torch.compiler.reset()
+    compiled = torch.compile(layer, mode="reduce-overhead", fullgraph=True)
+    for _ in range(4):
+        torch.compiler.cudagraph_mark_step_begin()
+        y = compiled(x, 100, 152)
+        actual = [y, *torch.autograd.grad(y, [x, *layer.parameters()], dy)]
+    torch.testing.assert_close(actual, expected, rtol=0.01, atol=0.01)
+
+
+def test_a_captured_graph_reads_the_weight_at_each_replay():
+    layer, x = layer_and_tokens()
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad():
+        for _ in range(2):
+            layer(x, 100, 152)
+        with torch.cuda.graph(graph):
+            captured = layer(x, 100, 152)
+        layer.sr.weight.mul_(-1)
+        graph.replay()
+        assert torch.equal(captured, layer(x, 100, 152))
+
+
 def test_nothing_waits_for_the_gpu():
     layer, x = layer_and_tokens()
     x, dy = x.requires_grad_(), torch.randn_like(x)
