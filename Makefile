@@ -10,6 +10,8 @@ old_transformers := build/transformers-4
 old_triton := build/triton-3.5
 # the oldest that the CUDA kernels compile with; its files have the names of those of CUDA 12
 old_cuda := $(venv)/cuda-11.8
+# whose nvdisasm reads sm_70
+disassembler := build/triton-3.3
 cpp_files := $(shell find csrc python tests/csrc tests/simt -name '*.h' -o -name '*.cpp' \
 	-o -name '*.cu' -o -name '*.cuh')
 build_files := setup.py CMakeLists.txt $(shell find csrc python -type f)
@@ -22,8 +24,9 @@ venv: $(installed)  ## install everything, in place, into the active environment
 test: $(installed)  ## run the tests, in a process a core
 	$(python) -m pytest tests --numprocesses logical --dist loadfile
 
-test-thorough: $(installed) $(old_cuda)/installed  ## run the tests that take long
+test-thorough: $(installed) $(old_cuda)/installed $(disassembler)/installed  ## run the tests that take long
 	$(python) -m pytest tests -m thorough --numprocesses logical --dist loadfile
+	$(python) -m pytest tests/simt/test_main_loops.py
 
 test-cpu-paths: $(installed)  ## run the CPU kernels' tests on every lower code path of this CPU
 	$(python) -m tests.cpu_paths
@@ -49,9 +52,9 @@ sanitize: $(installed)  ## run the CPU kernels on random shapes under ASan and U
 	$(venv)/bin/cmake --build build/sanitize
 	build/sanitize/fuzz_cpu
 
-cubins: $(installed)  ## tabulate registers, shared memory and occupancy of the CUDA kernels
-	$(python) -m pytest tests/simt/test_compile_matrix.py
-	cp build/compile_matrix.md benchmarks/results/cuda-kernels.md
+cubins: $(installed) $(disassembler)/installed  ## tabulate the CUDA kernels as compiled
+	$(python) -m pytest tests/simt/test_compile_matrix.py tests/simt/test_main_loops.py
+	cat build/compile_matrix.md build/main_loops.md > benchmarks/results/cuda-kernels.md
 
 bench: $(installed)  ## run the benchmark's quick form
 	$(python) -m pvt_kernels bench --quick
@@ -99,6 +102,10 @@ $(old_transformers)/installed: $(installed)
 
 $(old_triton)/installed: $(installed)
 	$(python) -m pip install --no-deps --upgrade --target $(old_triton) 'triton==3.5.*'
+	touch $@
+
+$(disassembler)/installed: $(installed)
+	$(python) -m pip install --no-deps --upgrade --target $(disassembler) triton==3.3.1
 	touch $@
 
 $(old_cuda)/installed: $(installed)
