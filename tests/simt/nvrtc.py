@@ -14,6 +14,7 @@ from .device import ROOT
 
 # the few names of the standard library that the kernels use; NVRTC has no headers of its own
 STANDARD_HEADERS = {
+    "cfloat": "#define FLT_MIN 1.17549435e-38f",
     "cstddef": "",
     "cstdint": """
         #pragma once
@@ -23,6 +24,7 @@ STANDARD_HEADERS = {
         using int32_t = int;
         using uint32_t = unsigned;
         using int64_t = long long;
+        using uint64_t = unsigned long long;
         using uintptr_t = unsigned long long;
         }
         using namespace std;""",

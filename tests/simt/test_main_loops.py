@@ -33,18 +33,18 @@ class Bounds:
 
 # heads 64 wide, as PVT's are
 BOUNDS = {
-    ("Sm70", "attention_forward"): Bounds(0.34, 1.38),
-    ("Sm70", "attention_dq"): Bounds(0.49, 1.48),
-    ("Sm70", "attention_dk_dv"): Bounds(0.46, 1.48),
-    ("Sm70", "spatial_reduction_product"): Bounds(0.25, 1.5),
-    ("Sm70", "spatial_reduction_dx"): Bounds(0.56, 1.5),
-    ("Sm70", "spatial_reduction_dweight"): Bounds(0.25, 1.5),
+    ("Sm70", "attention_forward"): Bounds(0.49, 0.8),
+    ("Sm70", "attention_dq"): Bounds(0.58, 0.94),
+    ("Sm70", "attention_dk_dv"): Bounds(0.55, 0.91),
+    ("Sm70", "spatial_reduction_product"): Bounds(0.46, 1.25),
+    ("Sm70", "spatial_reduction_dx"): Bounds(0.58, 1.25),
+    ("Sm70", "spatial_reduction_dweight"): Bounds(0.4, 1.25),
     ("Simt70", "attention_forward"): Bounds(0.79, 1.17),
     ("Simt70", "attention_dq"): Bounds(0.77, 1.25),
     ("Simt70", "attention_dk_dv"): Bounds(0.77, 1.2),
-    ("Simt70", "spatial_reduction_product"): Bounds(0.75, 1.13),
-    ("Simt70", "spatial_reduction_dx"): Bounds(0.83, 1.13),
-    ("Simt70", "spatial_reduction_dweight"): Bounds(0.72, 1.13),
+    ("Simt70", "spatial_reduction_product"): Bounds(0.79, 0.75),
+    ("Simt70", "spatial_reduction_dx"): Bounds(0.86, 0.75),
+    ("Simt70", "spatial_reduction_dweight"): Bounds(0.72, 0.75),
 }
 # kinds of which a loop has fewer are summed up
 LEAST_SHOWN = 8
