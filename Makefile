@@ -6,8 +6,11 @@ python := $(venv)/bin/python
 installed := $(venv)/pvt_kernels-installed
 # the last version before the modules of SegFormer got other names, beside what it needs
 old_transformers := build/transformers-4
-# torch 2.9's; torch brings a newer one
-old_triton := build/triton-3.5
+# those of torch 2.9 and 2.10; the environment's torch brings a newer one
+old_tritons := 3.6 3.5
+triton_table := benchmarks/results/triton-kernels.md
+# of what the systems are built from, the oldest that pyproject.toml allows, but for PyTorch
+oldest := build/oldest
 # the oldest that the CUDA kernels compile with; its files have the names of those of CUDA 12
 old_cuda := $(venv)/cuda-11.8
 # whose nvdisasm reads sm_70
@@ -28,6 +31,10 @@ test-thorough: $(installed) $(old_cuda)/installed $(disassembler)/installed  ## 
 	$(python) -m pytest tests -m thorough --numprocesses logical --dist loadfile
 	$(python) -m pytest tests/simt/test_main_loops.py
 
+fuzz: $(installed)  ## run the fuzzes' 500 cases each, or CASES=N; PVT_KERNELS_FUZZ_SEED is the first
+	PVT_KERNELS_FUZZ_CASES=$(or $(CASES),500) $(python) -m pytest tests/fuzz -m thorough \
+		--numprocesses logical --dist loadfile
+
 test-cpu-paths: $(installed)  ## run the CPU kernels' tests on every lower code path of this CPU
 	$(python) -m tests.cpu_paths
 
@@ -39,12 +46,21 @@ test-old-transformers: $(old_transformers)/installed  ## test patch() on transfo
 		'import transformers; assert transformers.__version__.startswith("4.")'
 	PYTHONPATH=$(old_transformers) $(python) -m pytest tests/integrations/test_transformers.py
 
-aot: $(installed) $(old_triton)/installed  ## compile the Triton kernels for ARCHS="80 90", else for all
-	$(python) -m tests.aot \
-		$(if $(ARCHS),--archs $(ARCHS),--output benchmarks/results/triton-kernels.md)
-	PYTHONPATH=$(old_triton) $(python) -c \
-		'import triton; assert triton.__version__.startswith("3.5.")'
-	PYTHONPATH=$(old_triton) $(python) -m tests.aot --archs 80 90 --dtypes fp16 fp32 --head-dims 64
+aot: $(installed) $(old_tritons:%=build/triton-%/installed)  ## compile the Triton kernels for ARCHS="80 90", else for all
+	$(python) -m tests.aot $(if $(ARCHS),--archs $(ARCHS),--output $(triton_table))
+	for version in $(old_tritons); do \
+		export PYTHONPATH=build/triton-$$version && \
+		$(python) -c "import triton; assert triton.__version__.startswith('$$version.')" && \
+		$(python) -m tests.aot --archs 80 90 --dtypes fp16 bf16 fp32 --head-dims 64 \
+			$(if $(ARCHS),,--output $(triton_table) --append) || exit; \
+	done
+
+test-oldest: $(oldest)/installed  ## test models and data with the oldest packages they allow
+	PYTHONPATH=$(oldest) $(python) -c 'import timm; assert timm.__version__ == "1.0.17"'
+	PYTHONPATH=$(oldest) $(python) -m pytest tests/systems/datasets tests/systems/test_coco_figures.py \
+		tests/systems/test_classification.py tests/systems/test_segmentation.py \
+		tests/systems/test_detection.py tests/models/test_checkpoint.py \
+		tests/models/test_timm_registry.py --numprocesses logical
 
 sanitize: $(installed)  ## run the CPU kernels on random shapes under ASan and UBSan
 	$(venv)/bin/cmake -S tests/csrc -B build/sanitize -G Ninja \
@@ -68,6 +84,9 @@ bench-patch: $(installed)  ## measure other libraries' models before and after p
 results: $(installed)  ## make RUN=benchmarks/runs/MACHINE the published results, and the README's
 	test -n "$(RUN)" || { echo "make results RUN=benchmarks/runs/MACHINE" >&2; exit 2; }
 	$(python) -m pvt_kernels publish $(RUN)
+
+gpu:  ## build, check and measure on the GPU at hand, with PYTHON as it is and no network
+	$(PYTHON) benchmarks/gpu/run.py --source . --out benchmarks/runs/gpu --budget 530
 
 lint: $(installed)  ## check style, formatting, types, and that imports go one way
 	$(python) -m ruff check
@@ -100,8 +119,13 @@ $(old_transformers)/installed: $(installed)
 		'kernels==0.10.*' tomlkit requests urllib3 idna certifi charset-normalizer
 	touch $@
 
-$(old_triton)/installed: $(installed)
-	$(python) -m pip install --no-deps --upgrade --target $(old_triton) 'triton==3.5.*'
+build/triton-%/installed: $(installed)
+	$(python) -m pip install --no-deps --upgrade --target $(@D) 'triton==$*.*'
+	touch $@
+
+$(oldest)/installed: $(installed)
+	$(python) -m pip install --no-deps --upgrade --target $(oldest) \
+		timm==1.0.17 pycocotools==2.0.8 pillow==11.0.0 numpy==1.26.4 torchmetrics==1.4.0
 	touch $@
 
 $(disassembler)/installed: $(installed)
@@ -114,5 +138,5 @@ $(old_cuda)/installed: $(installed)
 		nvidia-cuda-nvcc-cu11==11.8.89
 	touch $@
 
-.PHONY: help venv test test-thorough test-cpu-paths test-systems test-old-transformers aot sanitize \
-	cubins bench bench-full bench-patch results lint docs format clean
+.PHONY: help venv test test-thorough fuzz test-cpu-paths test-systems test-old-transformers test-oldest \
+	aot sanitize cubins gpu bench bench-full bench-patch results lint docs format clean

@@ -14,6 +14,7 @@ from pvt_kernels.backends.registry import (
     decide,
     explain,
     get,
+    surroundings,
     use_backend,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "decide",
     "explain",
     "get",
+    "surroundings",
     "use_backend",
 ]

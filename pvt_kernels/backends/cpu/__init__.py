@@ -12,7 +12,12 @@ from pvt_kernels.backends.base import (
     dropout_reasons,
     dtype_reasons,
 )
-from pvt_kernels.backends.cpu import attention, multi_head_attention, spatial_reduction
+from pvt_kernels.backends.cpu import (
+    attention,
+    multi_head_attention,
+    spatial_reduction,
+    sr_attention,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
@@ -43,11 +48,13 @@ BACKEND = Backend(
         "attention": attention,
         "multi_head_attention": multi_head_attention,
         "spatial_reduction": spatial_reduction,
+        "sr_attention": sr_attention,
     },
     reasons={
         "attention": _attention_reasons,
         "multi_head_attention": _attention_reasons,
         "spatial_reduction": _reasons,
     },
+    whole_layer=True,
     note=_note,
 )

@@ -10,7 +10,9 @@ def _poison(monkeypatch):
     real, real_like = torch.Tensor.new_empty, torch.empty_like
 
     def poisoned(self, *args, **kwargs):
-        return real(self, *args, **kwargs).fill_(float("nan"))
+        tensor = real(self, *args, **kwargs)
+        # of bytes too, the workspace of several tensors: all ones are NaN in every dtype
+        return tensor.fill_(255 if tensor.dtype == torch.uint8 else float("nan"))
 
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
     monkeypatch.setattr(
@@ -30,7 +32,7 @@ def splits(request, monkeypatch):
 @pytest.fixture(params=["fused", "unfused"])
 def form(request, monkeypatch):
     if request.param == "unfused":
-        monkeypatch.setattr("pvt_kernels.backends.triton.multi_head_attention.FUSED_CHANNELS", ())
+        monkeypatch.setattr("pvt_kernels.backends.triton.multi_head_attention.FUSED_WIDTHS", ())
     return request.param
 
 

@@ -1,6 +1,7 @@
 """Multi-head attention in Triton: one kernel for narrow layers, else the op attention's.
 
-forward.py has the kernel; everything else are PyTorch's matrix products around the attention's.
+forward.py has the kernel, and linear_gradients.py one for the weights' gradients of narrow layers;
+everything else are PyTorch's matrix products around the attention's.
 """
 
 from __future__ import annotations
@@ -11,32 +12,53 @@ from torch import Tensor
 
 from pvt_kernels.backends.tensors import aligned_contiguous
 from pvt_kernels.backends.triton import attention
-from pvt_kernels.backends.triton.attention.tiles import INTERPRETER_TILE, Tile, matrix_unit
+from pvt_kernels.backends.triton.attention.tiles import (
+    INTERPRETER_TILE,
+    Tile,
+    filling,
+    matrix_unit,
+)
 from pvt_kernels.backends.triton.launch import INTERPRETER, Gpu, Launch, gpu_of, run, wide_rows
+from pvt_kernels.backends.triton.multi_head_attention import linear_gradients
 from pvt_kernels.backends.triton.multi_head_attention.forward import multi_head_attention_launch
 
-# widths of a layer and of its heads of which all of a query's channels, and one head of them more,
-# fit in a block's registers, and fill the block: those of every PVT, PVTv2 and SegFormer up to 128
-FUSED_CHANNELS, FUSED_HEAD_DIMS = (32, 64, 128), (32, 64)
+# Widths of a layer and of its heads of which all of a query's channels, and one head of them more,
+# fit in a block's registers, and fill the block: those of every PVT, PVTv2 and SegFormer up to 64.
+# Of 128 channels the kernel has 12.9 instructions a score on an H100, the attention's own 9.9:
+# more than the way of q and o to memory and back takes.
+FUSED_WIDTHS = ((32, 32), (64, 32), (64, 64))
+# {matrix unit: {widths: tiles, the largest first}}: 16 queries a warp, since warps that share
+# queries repeat each other's products
+FUSED_TILES = {
+    "half": {
+        (32, 32): (Tile(64, 64, 4, 2, 3),),
+        (64, 32): (Tile(64, 64, 4, 2, 2),),
+        (64, 64): (Tile(64, 64, 4, 2, 2),),
+    },
+    "wide half": {
+        (32, 32): (Tile(128, 64, 8, 3, 2), Tile(64, 64, 4, 2, 4)),
+        (64, 32): (Tile(64, 64, 4, 2, 2),),
+        (64, 64): (Tile(128, 64, 8, 3, 2, 128), Tile(64, 64, 4, 2, 3, 168)),
+    },
+}
+FUSED_TILES["tensor memory half"] = FUSED_TILES["wide half"]
 
 
-def fused_tile(gpu: Gpu, dtype: torch.dtype, channels: int, head_dim: int) -> Tile | None:
+def fused_tile(
+    gpu: Gpu, dtype: torch.dtype, channels: int, head_dim: int, images: int, queries: int
+) -> Tile | None:
     """The fused kernel's tile, or None where the layer is not fused: decided here alone.
 
     fp32 is not: without tensor cores the factors of three more products would fill the registers.
     """
-    if channels not in FUSED_CHANNELS or head_dim not in FUSED_HEAD_DIMS:
+    if (channels, head_dim) not in FUSED_WIDTHS:
         return None
     if gpu == INTERPRETER:
         return INTERPRETER_TILE
     if dtype == torch.float32:
         return None
-    # 16 queries a warp, since warps that share queries repeat each other's products; as many keys
-    # as the registers leave room for
-    if channels <= 64:
-        return Tile(64, 64, 4, 2, 2)
-    keys = 64 if matrix_unit(gpu, dtype) == "wide half" else 32
-    return Tile(64, keys if head_dim <= 32 else keys // 2, 4, 2, 2)
+    tiles = FUSED_TILES[matrix_unit(gpu, dtype)][channels, head_dim]
+    return filling(tiles, gpu, images, queries)
 
 
 def forward(
@@ -55,7 +77,8 @@ def forward(
     """The result, o, kv and lse, as multi_head_attention_forward has them."""
     kv = F.linear(y, kv_weight, kv_bias)
     gpu = gpu_of(x)
-    tile = fused_tile(gpu, x.dtype, x.shape[-1], x.shape[-1] // heads)
+    B, N, C = x.shape
+    tile = fused_tile(gpu, x.dtype, C, C // heads, B, N)
     if tile is not None:
         layers = (q_weight, q_bias, out_weight, out_bias)
         launch, (result, o, lse) = fused_launch(tile, x, kv, *layers, heads, scale, save)
@@ -88,12 +111,19 @@ def backward(
     do = (dresult @ out_weight).unflatten(2, by_head)
     dq, dkv = attention.packed_backward(do, q, k, v, o.unflatten(2, by_head), lse, scale)
     dq, dkv = dq.flatten(2), dkv.flatten(2)
+    layers = [tuple(t.flatten(0, 1) for t in pair) for pair in ((dq, x), (dresult, o))]
+    if linear_gradients.pays(gpu_of(x), x.dtype, *layers[0][0].shape[::-1]):
+        rows = [tuple(aligned_contiguous(t) for t in pair) for pair in layers]
+        launches, (q_layer, out_layer) = linear_gradients.linear_gradients_launches(gpu_of(x), rows)
+        run(*launches)
+    else:
+        q_layer, out_layer = (_layer_gradients(*pair) for pair in layers)
     return (
         dq @ q_weight,
         dkv @ kv_weight,
-        *_layer_gradients(dq, x),
-        *_layer_gradients(dkv, y),
-        *_layer_gradients(dresult, o),
+        *q_layer,
+        *_layer_gradients(dkv.flatten(0, 1), y.flatten(0, 1)),
+        *out_layer,
     )
 
 
@@ -126,5 +156,4 @@ def fused_launch(
 
 def _layer_gradients(dresult: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Of a linear layer's weight and bias."""
-    rows = dresult.flatten(0, 1)
-    return rows.T @ inputs.flatten(0, 1), rows.sum(0)
+    return dresult.T @ inputs, dresult.sum(0)
