@@ -13,6 +13,8 @@ triton_table := benchmarks/results/triton-kernels.md
 oldest := build/oldest
 # the oldest that the CUDA kernels compile with; its files have the names of those of CUDA 12
 old_cuda := $(venv)/cuda-11.8
+# whose nvdisasm reads sm_70
+disassembler := build/triton-3.3
 cpp_files := $(shell find csrc python tests/csrc tests/host tests/simt -name '*.h' -o -name '*.cpp' \
 	-o -name '*.cu' -o -name '*.cuh')
 build_files := setup.py CMakeLists.txt $(shell find csrc python -type f)
@@ -25,8 +27,9 @@ venv: $(installed)  ## install everything, in place, into the active environment
 test: $(installed)  ## run the tests, in a process a core
 	$(python) -m pytest tests --numprocesses logical --dist loadfile
 
-test-thorough: $(installed) $(old_cuda)/installed  ## run the tests that take long
+test-thorough: $(installed) $(old_cuda)/installed $(disassembler)/installed  ## run the tests that take long
 	$(python) -m pytest tests -m thorough --numprocesses logical --dist loadfile
+	$(python) -m pytest tests/simt/test_main_loops.py
 
 fuzz: $(installed)  ## run the fuzzes' 500 cases each, or CASES=N; PVT_KERNELS_FUZZ_SEED is the first
 	PVT_KERNELS_FUZZ_CASES=$(or $(CASES),500) $(python) -m pytest tests/fuzz -m thorough \
@@ -65,9 +68,9 @@ sanitize: $(installed)  ## run the CPU kernels on random shapes under ASan and U
 	$(venv)/bin/cmake --build build/sanitize
 	build/sanitize/fuzz_cpu
 
-cubins: $(installed)  ## tabulate registers, shared memory and occupancy of the CUDA kernels
-	$(python) -m pytest tests/simt/test_compile_matrix.py
-	cp build/compile_matrix.md benchmarks/results/cuda-kernels.md
+cubins: $(installed) $(disassembler)/installed  ## tabulate the CUDA kernels as compiled
+	$(python) -m pytest tests/simt/test_compile_matrix.py tests/simt/test_main_loops.py
+	cat build/compile_matrix.md build/main_loops.md > benchmarks/results/cuda-kernels.md
 
 host-time: $(installed)  ## measure the host code of a layer on a stand-in for the CUDA driver
 	TRITON_INTERPRET=0 TRITON_CACHE_DIR=build/triton-cache $(python) -m tests.host.host_time
@@ -126,6 +129,10 @@ build/triton-%/installed: $(installed)
 $(oldest)/installed: $(installed)
 	$(python) -m pip install --no-deps --upgrade --target $(oldest) \
 		timm==1.0.17 pycocotools==2.0.8 pillow==11.0.0 numpy==1.26.4 torchmetrics==1.4.0
+	touch $@
+
+$(disassembler)/installed: $(installed)
+	$(python) -m pip install --no-deps --upgrade --target $(disassembler) triton==3.3.1
 	touch $@
 
 $(old_cuda)/installed: $(installed)

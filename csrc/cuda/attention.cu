@@ -9,20 +9,24 @@ using namespace pvt_kernels::cuda;
 
 namespace {
 
-void require_positive(const char* name, std::int64_t size) {
-  require(size >= 1, std::string(name) + " must be at least 1, got " + std::to_string(size));
+// The kernels count in 32 bits, and a block's rows may go on beyond the last.
+constexpr std::int64_t kMost = 1 << 30;
+
+void require_size(const char* name, std::int64_t size, std::int64_t least) {
+  require(size >= least && size <= kMost, std::string(name) + " must be from " +
+                                              std::to_string(least) + " to 2^30, got " +
+                                              std::to_string(size));
 }
 
 AttentionSizes checked_sizes(const pvtk_attention& call) {
-  require_positive("queries", call.queries);
-  require_positive("keys", call.keys);
-  require_positive("heads", call.heads);
-  require(call.heads <= std::numeric_limits<std::int32_t>::max(), "heads must be below 2^31");
-  require(call.batch >= 0, "batch must not be negative, got " + std::to_string(call.batch));
+  require_size("queries", call.queries, 1);
+  require_size("keys", call.keys, 1);
+  require_size("heads", call.heads, 1);
+  require_size("batch", call.batch, 0);
   require(call.head_dim >= 8 && call.head_dim <= 128 && call.head_dim % 8 == 0,
           "head_dim must be a multiple of 8 up to 128, got " + std::to_string(call.head_dim));
-  return {call.queries, call.keys, static_cast<int>(call.heads), static_cast<int>(call.head_dim),
-          call.scale};
+  return {static_cast<int>(call.queries), static_cast<int>(call.keys), static_cast<int>(call.heads),
+          static_cast<int>(call.head_dim), call.scale};
 }
 
 void check_alignment(const pvtk_attention& call, const char* name, const pvtk_heads& t,
@@ -38,7 +42,7 @@ void check_alignment(const pvtk_attention& call, const char* name, const pvtk_he
 }
 
 struct Workspace {
-  std::int64_t steps_per_split, splits;
+  int steps_per_split, splits;
   std::int64_t delta_floats, partial_floats;
 
   // On the current device.
@@ -52,11 +56,11 @@ struct Workspace {
     // two waves of the two blocks that a multiprocessor holds
     const std::int64_t wanted =
         ceil_div(4 * multiprocessors(), std::max<std::int64_t>(1, key_tiles * batch_heads));
-    steps_per_split = ceil_div(steps, std::min(wanted, steps));
-    splits = ceil_div(steps, steps_per_split);
+    steps_per_split = static_cast<int>(ceil_div(steps, std::min(wanted, steps)));
+    splits = static_cast<int>(ceil_div(steps, steps_per_split));
     // the partials begin at a multiple of 16 bytes
     delta_floats = ceil_div(batch_heads * call.queries, 4) * 4;
-    partial_floats = splits * 2 * batch_heads * call.keys * call.head_dim;
+    partial_floats = std::int64_t{splits} * 2 * batch_heads * call.keys * call.head_dim;
   }
 };
 
@@ -99,8 +103,19 @@ pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_heads d_o, 
     const Workspace w(*call);
     auto* delta = static_cast<float*>(workspace);
     float* partials = delta + w.delta_floats;
-    const AttentionBackward p{
-        sizes, d_o, q, k, v, o, lse, delta, partials, dq, call->batch, w.splits, w.steps_per_split};
+    const AttentionBackward p{sizes,
+                              d_o,
+                              q,
+                              k,
+                              v,
+                              o,
+                              lse,
+                              delta,
+                              partials,
+                              dq,
+                              static_cast<int>(call->batch),
+                              w.splits,
+                              w.steps_per_split};
     with_family([&](auto family) { launch_attention_backward<family.value>(*call, p, dk, dv); });
   });
 }

@@ -9,8 +9,8 @@ BackwardRows backward_rows<kFamily>(pvtk_dtype dtype, std::int64_t head_dim) {
   BackwardRows rows{};
   with_atom<kFamily>(dtype, [&](auto atom) {
     with_head_dim(head_dim, [&](auto width) {
-      using Memory = BackwardMemory<decltype(atom), decltype(width)::value>;
-      rows = {Memory::kRows, Memory::kStep};
+      using Tiling = typename Config<decltype(atom), decltype(width)::value>::DkDv;
+      rows = {Tiling::kRows, Tiling::kStep};
     });
   });
   return rows;
@@ -25,16 +25,14 @@ void launch_attention_backward<kFamily>(const pvtk_attention& call, const Attent
     using Atom = decltype(atom);
     with_head_dim(call.head_dim, [&](auto width) {
       constexpr int D = decltype(width)::value;
-      constexpr int kLanes = D / Vector<typename Atom::Type>::kSize;
-      using Memory = BackwardMemory<Atom, D>;
-      const std::int64_t query_blocks = ceil_div(call.queries, Memory::kRows) * batch_heads;
-      const std::int64_t key_blocks = ceil_div(call.keys, Memory::kRows) * p.splits * batch_heads;
-      launch(attention_delta_kernel<Atom, D>,
-             ceil_div(batch_heads * call.queries * kLanes, kThreads), kThreads, 0, call.stream, p);
-      launch(attention_dq_kernel<Atom, D>, query_blocks, Memory::kThreads, Memory::kBytes,
+      using Dq = typename Config<Atom, D>::Dq;
+      using DkDv = typename Config<Atom, D>::DkDv;
+      const std::int64_t query_blocks = ceil_div(call.queries, Dq::kRows) * batch_heads;
+      const std::int64_t key_blocks = ceil_div(call.keys, DkDv::kRows) * p.splits * batch_heads;
+      launch(attention_dq_kernel<Atom, D>, query_blocks, Dq::kThreads, DqMemory<Atom, D>::kBytes,
              call.stream, p);
-      launch(attention_dk_dv_kernel<Atom, D>, key_blocks, Memory::kThreads, Memory::kBytes,
-             call.stream, p);
+      launch(attention_dk_dv_kernel<Atom, D>, key_blocks, DkDv::kThreads,
+             DkDvMemory<Atom, D>::kBytes, call.stream, p);
     });
     launch_fold<Atom>({p.partials, p.splits, 2, values, {dk, dv}}, call.stream);
   });

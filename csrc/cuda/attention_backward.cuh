@@ -1,33 +1,33 @@
-// Attention backward, in four kernels:
-//   delta      rowsum(do * o)
-//   dq         query-stationary, as the forward
+// Attention backward, in three kernels:
+//   dq         query-stationary, as the forward; also delta = rowsum(do * o) of its queries
 //   dk and dv  key-stationary; the queries are split among blocks, since there are few keys
 //   fold       adds the splits, for dk and for dv
 // With P = exp(S - lse) recomputed: dP = do v^T, dS = P * (dP - delta), dq = scale dS k,
 // dk = scale dS^T q, dv = P^T do (Dao et al., 2022, appendix B.2).
 #pragma once
 
+#include "cuda/attention_config.cuh"
 #include "cuda/attention_launch.cuh"
 
 namespace pvt_kernels::cuda {
 
-// What the dq kernel and the dk and dv kernel keep in shared memory: two tiles of their own rows,
-// pairs of tiles that pass by, and lse and delta of two steps of queries.
-template <class Atom, int D>
+// What dq and dk and dv keep in shared memory: two tiles of their own rows, pairs of tiles that
+// pass by, and numbers of single queries.
+template <class Atom, int D, class Tiling_, int kRowValues>
 struct BackwardMemory {
   using T = typename Atom::Type;
-  static constexpr int kStep = backward_step<T>(D), kWarps = backward_warps<Atom>(D);
-  static constexpr int kThreads = kWarps * kWarpSize, kRows = kWarps * kWarpRows;
-  using OwnTile = TileCopy<T, kRows, D, false, kThreads>;
-  using PassingTile = TileCopy<T, kStep, D, Atom::kCopiesAsync, kThreads>;
+  using Tiling = Tiling_;
+  using OwnTile = TileCopy<T, Tiling::kRows, D, false, Tiling::kThreads>;
+  using PassingTile = TileCopy<T, Tiling::kStep, D, Atom::kCopiesAsync, Tiling::kThreads>;
   using PassingTiles = TilePairs<PassingTile, PassingTile>;
   static constexpr int kStride = OwnTile::kStride;
-  static constexpr int kScratchBytes = Atom::scratch_bytes(kStep);
-  // a lane of one warp loads each
-  static_assert(kStep <= kWarpSize);
-  static constexpr int kRowValues = 2 * 2 * kWarpSize;
+  static constexpr int kScratchBytes = Atom::scratch_bytes(Tiling::kWarpRows, Tiling::kStep);
   static constexpr int kBytes = (2 * OwnTile::kSize + PassingTiles::kSize) * sizeof(T) +
-                                kWarps * kScratchBytes + kRowValues * sizeof(float);
+                                Tiling::kWarps * kScratchBytes + kRowValues * sizeof(float);
+  // of a warp's own rows, in a tile of those
+  static __device__ __forceinline__ int warp_offset() {
+    return warp_index() * Tiling::kWarpRows * kStride;
+  }
 
   T *first, *second, *passing;
   unsigned char* scratch;
@@ -38,202 +38,240 @@ struct BackwardMemory {
     second = first + OwnTile::kSize;
     passing = second + OwnTile::kSize;
     scratch = reinterpret_cast<unsigned char*>(passing + PassingTiles::kSize);
-    row_values = reinterpret_cast<float*>(scratch + kWarps * kScratchBytes);
+    row_values = reinterpret_cast<float*>(scratch + Tiling::kWarps * kScratchBytes);
     scratch += warp_index() * kScratchBytes;
-  }
-
-  template <class Source>
-  __device__ __forceinline__ void load_own(const Source& a, const Source& b, std::int64_t row) {
-    OwnTile a_tile, b_tile;
-    a_tile.start(a, row, 0, first);
-    b_tile.start(b, row, 0, second);
-    a_tile.finish(first);
-    b_tile.finish(second);
-    first += warp_index() * kWarpRows * kStride;
-    second += warp_index() * kWarpRows * kStride;
   }
 };
 
-// As many lanes for each row as it has vectors; the rows are those of (B, heads, N).
-template <class Atom, int D>
-__global__ void __launch_bounds__(kThreads) attention_delta_kernel(AttentionBackward p) {
-  using T = typename Atom::Type;
-  constexpr int kLanes = D / Vector<T>::kSize;
-  const AttentionSizes& s = p.sizes;
-  const std::int64_t row = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) / kLanes;
-  const int column = threadIdx.x % kLanes * Vector<T>::kSize;
-  const std::int64_t query = row % s.queries, batch_head = row / s.queries;
-  const std::int64_t batch = batch_head / s.heads, head = batch_head % s.heads;
-  const auto load = [&](const pvtk_heads& t) {
-    const T* address = static_cast<const T*>(t.data) + batch * t.batch_stride +
-                       query * t.token_stride + head * t.head_stride + column;
-    return ptx::load_global(reinterpret_cast<const Vector<T>*>(address));
-  };
-  float sum = 0.0f;
-  if (batch < p.batch && column < s.head_dim) {
-    const Vector<T> d_o = load(p.d_o), o = load(p.o);
-#pragma unroll
-    for (int i = 0; i < Vector<T>::kSize; ++i) sum += to_float(d_o.x[i]) * to_float(o.x[i]);
-  }
-#pragma unroll
-  for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffff, sum, step);
-  if (batch < p.batch && column == 0) ptx::store_global(p.delta + row, sum);
-}
+// A query's lse, to base 2, which turns its scores into probabilities. fp32's is taken in two
+// parts, since what is lost of it, all probabilities of the row get wrong: the product of 12 bits
+// of lse and 12 of the logarithm, which is exact, and the rest.
+template <class T>
+struct LogSumExp {
+  static constexpr int kParts = sizeof(T) == 4 ? 2 : 1;
+  float high, rest;
 
-// Grid: ceil(N / Memory::kRows) blocks for each head of each image.
+  // Of a query that isn't there: its probabilities are 0.
+  __device__ LogSumExp() : high(INFINITY), rest(0.0f) {}
+  __device__ explicit LogSumExp(float lse) : high(lse * kLog2e), rest(0.0f) {
+    if constexpr (kParts == 2) {
+      constexpr float kLog2eHigh = 1.4423828125f, kLog2eRest = kLog2e - kLog2eHigh;
+      const float lse_high = __uint_as_float(__float_as_uint(lse) & 0xfffff000);
+      high = lse_high * kLog2eHigh;
+      rest = (lse - lse_high) * kLog2eHigh + lse * kLog2eRest;
+    }
+  }
+  __device__ LogSumExp(float high, float rest) : high(high), rest(rest) {}
+
+  __device__ __forceinline__ float probability(float score, float scale) const {
+    float x = fmaf(score, scale, -high);
+    if constexpr (kParts == 2) x -= rest;
+    return ptx::exp2(x);
+  }
+};
+
 template <class Atom, int D>
-__global__ void __launch_bounds__(BackwardMemory<Atom, D>::kThreads, 2)
+using DqMemory = BackwardMemory<Atom, D, typename Config<Atom, D>::Dq, Config<Atom, D>::Dq::kRows>;
+
+// Grid: ceil(N / Tiling::kRows) blocks for each head of each image.
+template <class Atom, int D>
+__global__ void __launch_bounds__(Config<Atom, D>::Dq::kThreads, Config<Atom, D>::Dq::kBlocks)
     attention_dq_kernel(AttentionBackward p) {
-  using Memory = BackwardMemory<Atom, D>;
+  using Memory = DqMemory<Atom, D>;
+  using Tiling = typename Memory::Tiling;
   using T = typename Atom::Type;
-  using Layout = typename Atom::Layout;
-  constexpr int kKeys = Memory::kStep;
+  constexpr int kKeys = Tiling::kStep, kWarpRows = Tiling::kWarpRows;
+  using Gradient = Accumulator<typename Atom::Layout, kWarpRows, D>;
+  using Weights = Accumulator<typename Atom::Layout, kWarpRows, kKeys>;
   const AttentionSizes& s = p.sizes;
-  const Work work(ceil_div(s.queries, Memory::kRows), s.heads);
-  const std::int64_t first_query = work.tile * Memory::kRows;
-  const std::int64_t warp_query = first_query + warp_index() * kWarpRows;
+  const Work work(blockIdx.x, ceil_div(s.queries, Tiling::kRows), s.heads);
+  const int first_query = work.tile * Tiling::kRows;
   const Rows<T> k = head_rows<T>(p.k, work, s.keys, s.head_dim);
   const Rows<T> v = head_rows<T>(p.v, work, s.keys, s.head_dim);
 
   Memory memory;
   typename Memory::PassingTiles tiles(memory.passing);
-  const auto fetch = [&](std::int64_t tile) {
-    tiles.fetch(tile, k, tile * kKeys, 0, v, tile * kKeys, 0);
-  };
+  const auto fetch = [&](int tile) { tiles.fetch(tile, k, tile * kKeys, 0, v, tile * kKeys, 0); };
   fetch(0);
-  memory.load_own(head_rows<T>(p.q, work, s.queries, s.head_dim),
-                  head_rows<T>(p.d_o, work, s.queries, s.head_dim), first_query);
+  {
+    typename Memory::OwnTile q, d_o, o;
+    const auto start = [&](typename Memory::OwnTile& tile, const pvtk_heads& t) {
+      tile.start(head_rows<T>(t, work, s.queries, s.head_dim), first_query, 0, memory.first);
+    };
+    start(d_o, p.d_o);
+    start(o, p.o);
+    start(q, p.q);
+    q.finish(memory.first);
+    d_o.finish(memory.second);
+    d_o.for_each_product(o, [&](int row, float sum) {
+      ptx::store_shared(memory.row_values + row, sum);
+      if (first_query + row < s.queries)
+        ptx::store_global(p.delta + query_offset(work, first_query + row, s), sum);
+    });
+  }
+  T* queries = memory.first + Memory::warp_offset();
+  const T* d_outputs = memory.second + Memory::warp_offset();
+  __syncthreads();
 
-  Accumulator<Layout, D> dq;
+  Gradient dq;
   dq.clear();
-  float lse[kLaneRows], delta[kLaneRows];
+  LogSumExp<T> lse[Gradient::kLaneRows];
+  float delta[Gradient::kLaneRows];
+  const int warp_query = first_query + warp_index() * kWarpRows;
 #pragma unroll
-  for (int r = 0; r < kLaneRows; ++r) {
-    const std::int64_t query = warp_query + dq.row(r);
-    const std::int64_t index = work.batch_head * s.queries + query;
-    lse[r] = query < s.queries ? ptx::load_global(p.lse + index) * kLog2e : INFINITY;
-    delta[r] = query < s.queries ? ptx::load_global(p.delta + index) : 0.0f;
+  for (int r = 0; r < Gradient::kLaneRows; ++r) {
+    const int query = warp_query + dq.row(r);
+    if (query < s.queries)
+      lse[r] = LogSumExp<T>(ptx::load_global(p.lse + query_offset(work, query, s)));
+    delta[r] = ptx::load_shared(memory.row_values + query - first_query);
   }
 
-  const std::int64_t count = ceil_div(s.keys, kKeys);
-  for (std::int64_t tile = 0; tile < count; ++tile) {
+  const float scale = s.scale * kLog2e;
+  const int count = ceil_div(s.keys, kKeys);
+  for (int tile = 0; tile < count; ++tile) {
     tiles.wait(tile);
     if (tile + 1 < count) fetch(tile + 1);
 
-    Accumulator<Layout, kKeys> scores, d_weights;
-    scores.clear();
+    Weights weights, d_weights;
+    weights.clear();
     d_weights.clear();
-    Atom::template multiply<kKeys, D, Stored::by_row, Stored::by_column>(
-        scores, memory.first, Memory::kStride, tiles.first(tile), Memory::kStride, memory.scratch);
-    Atom::template multiply<kKeys, D, Stored::by_row, Stored::by_column>(
-        d_weights, memory.second, Memory::kStride, tiles.second(tile), Memory::kStride,
-        memory.scratch);
-    const std::int64_t valid = s.keys - tile * kKeys;
-    const float scale = s.scale * kLog2e;
-    d_weights.for_each_with(scores, [&](int r, int key, float& d_weight, float score) {
-      float weight = exp2f(score * scale - lse[r]);
-      // a key that isn't there has the score 0, of which the exponential may be infinite
-      if (valid < kKeys && key >= valid) weight = 0.0f;
+    Atom::template multiply<D, Stored::by_row, Stored::by_column>(
+        weights, queries, Memory::kStride, tiles.first(tile), Memory::kStride, memory.scratch);
+    Atom::template multiply<D, Stored::by_row, Stored::by_column>(
+        d_weights, d_outputs, Memory::kStride, tiles.second(tile), Memory::kStride, memory.scratch);
+    weights.for_each([&](int r, int, float& x) { x = lse[r].probability(x, scale); });
+    // a key that isn't there has the score 0, of which the exponential may be infinite
+    const int valid = s.keys - tile * kKeys;
+    if (valid < kKeys)
+      weights.for_each([&](int, int key, float& x) { x = key < valid ? x : 0.0f; });
+    d_weights.for_each_with(weights, [&](int r, int, float& d_weight, float weight) {
       d_weight = weight * (d_weight - delta[r]);
     });
-    Atom::template multiply_weights<D, kKeys>(dq, d_weights, tiles.first(tile), Memory::kStride,
-                                              memory.scratch);
+    Atom::multiply_weights(dq, d_weights, tiles.first(tile), Memory::kStride, memory.scratch);
   }
 
   dq.for_each([&](int, int, float& x) { x *= s.scale; });
   // each warp's queries are its own, and not needed any more once all its lanes are here
   __syncwarp();
-  store_rows(dq, memory.first, Memory::kStride);
-  write_head_rows<D>(memory.first, p.dq, work, s.queries, warp_query, s);
+  store_rows(dq, queries, Memory::kStride);
+  write_head_rows<kWarpRows, D>(queries, p.dq, work, s.queries, warp_query, s);
 }
 
-// Grid: for each split of the queries and each head of each image, ceil(M / Memory::kRows) blocks.
+// Of a query that passes by: delta and the parts of lse. There is room for two steps.
+template <class T>
+constexpr int kStepValues = 1 + LogSumExp<T>::kParts;
+template <class Atom, int D>
+using DkDvMemory =
+    BackwardMemory<Atom, D, typename Config<Atom, D>::DkDv,
+                   2 * kStepValues<typename Atom::Type> * Config<Atom, D>::DkDv::kStep>;
+
+// Grid: for each split of the queries and each head of each image, ceil(M / Tiling::kRows) blocks.
 // A warp's rows are keys, its columns queries: every product is of transposed scores.
 template <class Atom, int D>
-__global__ void __launch_bounds__(BackwardMemory<Atom, D>::kThreads, 2)
+__global__ void __launch_bounds__(Config<Atom, D>::DkDv::kThreads, Config<Atom, D>::DkDv::kBlocks)
     attention_dk_dv_kernel(AttentionBackward p) {
-  using Memory = BackwardMemory<Atom, D>;
+  using Memory = DkDvMemory<Atom, D>;
+  using Tiling = typename Memory::Tiling;
   using T = typename Atom::Type;
-  using Layout = typename Atom::Layout;
-  constexpr int kQueries = Memory::kStep;
+  constexpr int kQueries = Tiling::kStep, kWarpRows = Tiling::kWarpRows;
+  constexpr int kRowValues = kStepValues<T> * kQueries;
+  static_assert(kRowValues <= Tiling::kThreads);
+  using Gradient = Accumulator<typename Atom::Layout, kWarpRows, D>;
+  using Weights = Accumulator<typename Atom::Layout, kWarpRows, kQueries>;
   const AttentionSizes& s = p.sizes;
-  const std::int64_t key_tiles = ceil_div(s.keys, Memory::kRows);
-  const Work work(key_tiles * p.splits, s.heads);
-  const std::int64_t split = work.tile / key_tiles;
-  const std::int64_t first_key = work.tile % key_tiles * Memory::kRows;
-  const std::int64_t warp_key = first_key + warp_index() * kWarpRows;
+  const int key_tiles = ceil_div(s.keys, Tiling::kRows);
+  // before the loop and after it, since there are no registers for it in between
+  const auto work_of = [&](unsigned block) { return Work(block, key_tiles * p.splits, s.heads); };
+  const Work work = work_of(blockIdx.x);
+  const int split = work.tile / key_tiles;
+  const int first_key = work.tile % key_tiles * Tiling::kRows;
   const Rows<T> q = head_rows<T>(p.q, work, s.queries, s.head_dim);
   const Rows<T> d_o = head_rows<T>(p.d_o, work, s.queries, s.head_dim);
 
-  float next_lse, next_delta;
-  const auto fetch_row_values = [&](std::int64_t step) {
-    const std::int64_t query = step * kQueries + threadIdx.x;
-    const bool exists = threadIdx.x < kQueries && query < s.queries;
-    const std::int64_t index = work.batch_head * s.queries + query;
-    // the weights of queries that aren't there become 0
-    next_lse = exists ? ptx::load_global(p.lse + index) * kLog2e : INFINITY;
-    next_delta = exists ? ptx::load_global(p.delta + index) : 0.0f;
+  // a thread for each query's delta, and for each part of its lse
+  enum RowValue { kDelta, kHigh, kRest };
+  const int which = static_cast<int>(threadIdx.x) / kQueries;
+  float next_value;
+  const auto fetch_row_values = [&](int step) {
+    const int query = step * kQueries + static_cast<int>(threadIdx.x) % kQueries;
+    const bool exists = query < s.queries;
+    next_value =
+        exists
+            ? ptx::load_global((which == kDelta ? p.delta : p.lse) + query_offset(work, query, s))
+            : 0.0f;
+    if (which != kDelta) {
+      const LogSumExp<T> lse = exists ? LogSumExp<T>(next_value) : LogSumExp<T>();
+      next_value = which == kHigh ? lse.high : lse.rest;
+    }
   };
 
-  const std::int64_t begin = split * p.steps_per_split;
-  std::int64_t end = begin + p.steps_per_split;
-  if (end > ceil_div(s.queries, kQueries)) end = ceil_div(s.queries, kQueries);
+  const int steps = ceil_div(s.queries, kQueries), begin = split * p.steps_per_split;
+  const int end = begin + p.steps_per_split < steps ? begin + p.steps_per_split : steps;
 
   Memory memory;
   typename Memory::PassingTiles tiles(memory.passing);
-  const auto fetch = [&](std::int64_t step) {
+  const auto fetch = [&](int step) {
     tiles.fetch(step, q, step * kQueries, 0, d_o, step * kQueries, 0);
   };
   fetch(begin);
-  fetch_row_values(begin);
-  memory.load_own(head_rows<T>(p.k, work, s.keys, s.head_dim),
-                  head_rows<T>(p.v, work, s.keys, s.head_dim), first_key);
+  if (threadIdx.x < kRowValues) fetch_row_values(begin);
+  {
+    typename Memory::OwnTile k, v;
+    k.start(head_rows<T>(p.k, work, s.keys, s.head_dim), first_key, 0, memory.first);
+    v.start(head_rows<T>(p.v, work, s.keys, s.head_dim), first_key, 0, memory.second);
+    k.finish(memory.first);
+    v.finish(memory.second);
+  }
+  const T* keys = memory.first + Memory::warp_offset();
+  const T* values = memory.second + Memory::warp_offset();
 
-  Accumulator<Layout, D> dk, dv;
+  const float scale = s.scale * kLog2e;
+  Gradient dk, dv;
   dk.clear();
   dv.clear();
-  for (std::int64_t step = begin; step < end; ++step) {
-    float* lse = memory.row_values + step % 2 * 2 * kWarpSize;
-    float* delta = lse + kWarpSize;
-    if (warp_index() == 0) {
-      ptx::store_shared(lse + lane_index(), next_lse);
-      ptx::store_shared(delta + lane_index(), next_delta);
-    }
+  for (int step = begin; step < end; ++step) {
+    float* row_values = memory.row_values + step % 2 * kRowValues;
+    if (threadIdx.x < kRowValues) ptx::store_shared(row_values + threadIdx.x, next_value);
+    const auto row_value = [&](RowValue which, int query) {
+      return ptx::load_shared(row_values + which * kQueries + query);
+    };
     tiles.wait(step);
     if (step + 1 < end) {
       fetch(step + 1);
-      fetch_row_values(step + 1);
+      if (threadIdx.x < kRowValues) fetch_row_values(step + 1);
     }
 
-    Accumulator<Layout, kQueries> weights;
+    Weights weights;
     weights.clear();
-    Atom::template multiply<kQueries, D, Stored::by_row, Stored::by_column>(
-        weights, memory.first, Memory::kStride, tiles.first(step), Memory::kStride, memory.scratch);
-    const float scale = s.scale * kLog2e;
-    weights.for_each(
-        [&](int, int query, float& x) { x = exp2f(x * scale - ptx::load_shared(lse + query)); });
-    Atom::template multiply_weights<D, kQueries>(dv, weights, tiles.second(step), Memory::kStride,
-                                                 memory.scratch);
-
-    Accumulator<Layout, kQueries> d_weights;
-    d_weights.clear();
-    Atom::template multiply<kQueries, D, Stored::by_row, Stored::by_column>(
-        d_weights, memory.second, Memory::kStride, tiles.second(step), Memory::kStride,
-        memory.scratch);
-    d_weights.for_each_with(weights, [&](int, int query, float& d_weight, float weight) {
-      d_weight = weight * (d_weight - ptx::load_shared(delta + query));
+    Atom::template multiply<D, Stored::by_row, Stored::by_column>(
+        weights, keys, Memory::kStride, tiles.first(step), Memory::kStride, memory.scratch);
+    weights.for_each([&](int, int query, float& x) {
+      LogSumExp<T> lse(row_value(kHigh, query), 0.0f);
+      if constexpr (LogSumExp<T>::kParts == 2) lse.rest = row_value(kRest, query);
+      x = lse.probability(x, scale);
     });
-    Atom::template multiply_weights<D, kQueries>(dk, d_weights, tiles.first(step), Memory::kStride,
-                                                 memory.scratch);
+    Atom::multiply_weights(dv, weights, tiles.second(step), Memory::kStride, memory.scratch);
+
+    Weights d_weights;
+    d_weights.clear();
+    Atom::template multiply<D, Stored::by_row, Stored::by_column>(
+        d_weights, values, Memory::kStride, tiles.second(step), Memory::kStride, memory.scratch);
+    d_weights.for_each_with(weights, [&](int, int query, float& x, float weight) {
+      x = weight * (x - row_value(kDelta, query));
+    });
+    Atom::multiply_weights(dk, d_weights, tiles.first(step), Memory::kStride, memory.scratch);
   }
 
-  const std::int64_t tensor = p.batch * s.keys * s.heads * s.head_dim;
-  float* partial = p.partials + split * 2 * tensor + row_offset(work, s.keys, warp_key, s);
-  const std::int64_t stride = std::int64_t{s.heads} * s.head_dim;
-  const auto write = [&](float* to, const Accumulator<Layout, D>& from, float factor) {
+  const Work again = work_of(ptx::block_index());
+  const int warp_key = again.tile % key_tiles * Tiling::kRows + warp_index() * kWarpRows;
+  const std::int64_t tensor = std::int64_t{p.batch} * s.keys * s.heads * s.head_dim;
+  float* partial =
+      p.partials + again.tile / key_tiles * 2 * tensor + row_offset(again, s.keys, warp_key, s);
+  const int stride = s.heads * s.head_dim;
+  const auto write = [&](float* to, const Gradient& from, float factor) {
     from.for_each_pair([&](int row, int column, float first, float second) {
       if (warp_key + row < s.keys && column < s.head_dim)
-        ptx::store_global(reinterpret_cast<float2*>(to + row * stride + column),
+        ptx::store_global(reinterpret_cast<float2*>(to + std::int64_t{row} * stride + column),
                           make_float2(first * factor, second * factor));
     });
   };

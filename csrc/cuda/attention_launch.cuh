@@ -20,13 +20,13 @@ struct AttentionBackward {
   float* delta;     // (B, heads, N)
   float* partials;  // (splits, 2, B, M, heads, d): dk and dv of each split
   void* dq;
-  std::int64_t batch;
-  std::int64_t splits, steps_per_split;  // of the queries, in tiles of BackwardRows::passing
+  int batch;
+  int splits, steps_per_split;  // of the queries, in tiles of BackwardRows::passing
 };
 
-// How many rows a block of the backward keeps, and how many pass by at a time.
+// How many keys a block of dk and dv keeps, and how many queries pass by at a time.
 struct BackwardRows {
-  std::int64_t own, passing;
+  int own, passing;
 };
 
 template <int kFamily>

@@ -23,10 +23,10 @@ SpatialReductionSizes checked_sizes(const pvtk_spatial_reduction& call) {
   require(C >= 8 && C <= kMaxChannels && C % 8 == 0,
           "channels must be a multiple of 8 up to 4096, got " + std::to_string(C));
   const std::int64_t across = call.width / R, per_image = call.height / R * across;
-  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  constexpr std::int64_t kMost = 1 << 30;  // the kernels count in 32 bits, beyond the last too
   require(
       call.height * call.width <= kMost && call.batch * per_image <= kMost && R <= kMost / R / C,
-      "the tokens of an image, the patches and the values of a patch must each be below 2^31");
+      "the tokens of an image, the patches and the values of a patch must each be at most 2^30");
   return {static_cast<int>(call.width), static_cast<int>(C),
           static_cast<int>(R),          static_cast<int>(across),
           static_cast<int>(per_image),  static_cast<int>(call.batch * per_image),
@@ -44,13 +44,13 @@ void check_alignment(const pvtk_spatial_reduction& call, const char* name, const
 // How a product's depth is split so that the current device has two waves of blocks, of which a
 // multiprocessor holds three.
 struct Split {
-  std::int64_t steps, count;
+  int steps, count;
 
   Split(std::int64_t tiles, std::int64_t depth) {
     const std::int64_t all = std::max<std::int64_t>(1, ceil_div(depth, kProductStep));
     const std::int64_t wanted = ceil_div(6 * multiprocessors(), std::max<std::int64_t>(1, tiles));
-    steps = ceil_div(all, std::min(wanted, all));
-    count = ceil_div(all, steps);
+    steps = static_cast<int>(ceil_div(all, std::min(wanted, all)));
+    count = static_cast<int>(ceil_div(all, steps));
   }
 };
 
@@ -75,7 +75,7 @@ struct BackwardWorkspace {
     sum_splits = ceil_div(rows, rows_per_sum);
     // C is a multiple of 8, so every part begins at a multiple of 16 bytes
     dz_floats = std::int64_t{s.patches} * s.channels * element_size(dtype) / sizeof(float);
-    dweight_floats = split.count * s.depth * s.channels;
+    dweight_floats = std::int64_t{split.count} * s.depth * s.channels;
     sum_floats = sum_splits * 3 * s.channels;
   }
 };
@@ -87,7 +87,7 @@ pvtk_status pvtk_spatial_reduction_forward_workspace(const pvtk_spatial_reductio
   return report("spatial_reduction_forward_workspace", [&] {
     const SpatialReductionSizes s = checked_sizes(*call);
     const CurrentDevice device(call->device);
-    *bytes = split_of(s).count * s.patches * s.channels * sizeof(float);
+    *bytes = std::int64_t{split_of(s).count} * s.patches * s.channels * sizeof(float);
   });
 }
 
@@ -149,23 +149,25 @@ pvtk_status pvtk_spatial_reduction_backward(const pvtk_spatial_reduction* call, 
     const CurrentDevice device(call->device);
     const BackwardWorkspace w(s, call->dtype);
     auto* dz = static_cast<float*>(workspace);
-    SpatialReductionBackward p{};
-    p.sizes = s;
-    p.dy = dy;
-    p.x = x;
-    p.dx_batch_stride = call->height * call->width * call->channels;
-    p.weight = weight;
-    p.norm_weight = norm_weight;
-    p.normalized = normalized;
-    p.rstd = rstd;
-    p.dz = dz;
-    p.dx = dx;
-    p.dweight_partials = dz + w.dz_floats;
-    p.splits = w.split.count;
-    p.steps_per_split = w.split.steps;
-    p.sum_partials = p.dweight_partials + w.dweight_floats;
-    p.sum_splits = w.sum_splits;
-    p.rows_per_sum = w.rows_per_sum;
+    float* dweight_partials = dz + w.dz_floats;
+    float* sum_partials = dweight_partials + w.dweight_floats;
+    const std::int64_t dx_batch_stride = call->height * call->width * call->channels;
+    const SpatialReductionBackward p{s,
+                                     dy,
+                                     x,
+                                     dx_batch_stride,
+                                     weight,
+                                     norm_weight,
+                                     normalized,
+                                     rstd,
+                                     dz,
+                                     dx,
+                                     dweight_partials,
+                                     w.split.count,
+                                     w.split.steps,
+                                     sum_partials,
+                                     w.sum_splits,
+                                     w.rows_per_sum};
     with_family([&](auto family) {
       launch_spatial_reduction_backward<family.value>(*call, p, dweight, dbias, dnorm_weight,
                                                       dnorm_bias);

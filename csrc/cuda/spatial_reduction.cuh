@@ -6,12 +6,37 @@
 
 namespace pvt_kernels::cuda {
 
+// Divides numbers from 0 to 2^31 - 1 by one that is known before the launch, by a multiplication
+// (Granlund and Montgomery, 1994): with 2^s >= divisor, m = ceil(2^(31 + s) / divisor) exceeds
+// 2^(31 + s) / divisor by less than 2^s / divisor <= 2 parts of 2^(31 + s), too little to matter.
+struct Divisor {
+  int divisor;
+  std::uint32_t multiplier;
+  int shift;
+
+  explicit Divisor(int divisor) : divisor(divisor), shift(31) {
+    while ((std::uint64_t{1} << (shift - 31)) < static_cast<std::uint64_t>(divisor)) ++shift;
+    multiplier = static_cast<std::uint32_t>(((std::uint64_t{1} << shift) + divisor - 1) / divisor);
+  }
+
+  struct Result {
+    int quotient, remainder;
+  };
+  __host__ __device__ __forceinline__ Result operator()(int number) const {
+    const auto product = static_cast<std::uint64_t>(number) * multiplier;
+    const int quotient = static_cast<int>(product >> shift);
+    return {quotient, number - quotient * divisor};
+  }
+};
+
 struct SpatialReductionSizes {
   int width, channels, sr_ratio;
   int patches_across, patches_per_image;
   int patches;  // of all images
   int depth;    // values of a patch, R * R * C
   float eps;
+  Divisor by_channels{channels}, by_sr_ratio{sr_ratio};
+  Divisor by_patches_across{patches_across}, by_patches_per_image{patches_per_image};
 };
 
 // Row m is patch m: its R rows of R tokens of C channels, one after the other, as they lie in x.
@@ -27,25 +52,42 @@ struct Patches {
         token_stride(x.token_stride),
         sizes(sizes) {}
 
-  // Where the channel lies that is value `column` of patch `row`.
-  __device__ __forceinline__ std::int64_t offset(int row, int column) const {
-    const int image = row / sizes.patches_per_image, patch = row % sizes.patches_per_image;
-    const int token = column / sizes.channels, channel = column % sizes.channels;
-    const int y = patch / sizes.patches_across * sizes.sr_ratio + token / sizes.sr_ratio;
-    const int x = patch % sizes.patches_across * sizes.sr_ratio + token % sizes.sr_ratio;
-    return image * batch_stride + (std::int64_t{y} * sizes.width + x) * token_stride + channel;
+  // From a patch's first value to its value `column`.
+  __device__ __forceinline__ std::int64_t within(int column) const {
+    const auto [token, channel] = sizes.by_channels(column);
+    const auto [y, x] = sizes.by_sr_ratio(token);
+    return (std::int64_t{y} * sizes.width + x) * token_stride + channel;
   }
 
-  __device__ __forceinline__ const T* at(std::int64_t row, std::int64_t column) const {
-    if (row >= sizes.patches || column >= sizes.depth) return nullptr;
-    return data + offset(static_cast<int>(row), static_cast<int>(column));
+  // To the first value of patch `row`.
+  __device__ __forceinline__ std::int64_t first(int row) const {
+    const auto [image, patch] = sizes.by_patches_per_image(row);
+    const auto [y, x] = sizes.by_patches_across(patch);
+    return image * batch_stride +
+           (std::int64_t{y} * sizes.width + x) * sizes.sr_ratio * token_stride;
+  }
+
+  // 16 bytes of each patch from one on.
+  struct Column {
+    const Patches& patches;
+    const T* data;
+    int row, count;
+
+    // Of the patch `down` further; null where there are zeros.
+    __device__ __forceinline__ const T* at(int down) const {
+      return down < count ? data + patches.first(row + down) : nullptr;
+    }
+  };
+
+  __device__ __forceinline__ Column from(int row, int column) const {
+    return {*this, data + within(column), row, column < sizes.depth ? sizes.patches - row : 0};
   }
   __device__ __forceinline__ const T* valid() const { return data; }
 };
 
 // A contiguous matrix as a source of tiles.
 template <class T>
-__device__ __forceinline__ Rows<T> matrix_rows(const void* data, std::int64_t rows, int columns) {
+__device__ __forceinline__ Rows<T> matrix_rows(const void* data, int rows, int columns) {
   return {static_cast<const T*>(data), columns, rows, columns};
 }
 

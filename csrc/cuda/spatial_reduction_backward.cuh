@@ -60,21 +60,21 @@ __global__ void __launch_bounds__(kThreads, 2)
   using T = typename Atom::Type;
   const SpatialReductionSizes& s = p.sizes;
   const ProductWork work(s.patches, s.depth);
-  const std::int64_t steps = ceil_div(s.channels, kProductStep);
+  const int steps = ceil_div(s.channels, kProductStep);
   const auto result = DxProduct<Atom>::tile(matrix_rows<T>(p.dz, s.patches, s.channels),
                                             matrix_rows<T>(p.weight, s.depth, s.channels), work.row,
                                             work.column, 0, steps);
   // every warp is done with the tiles in shared memory
   __syncthreads();
-  constexpr int kWarpTile = kWarpRows * padded_stride<T>(kProductColumns);
-  T* tile = reinterpret_cast<T*>(shared_memory) + warp_index() * kWarpTile;
-  static_assert(kWarps * kWarpTile * sizeof(T) <= DxProduct<Atom>::kBytes);
-  store_rows(result, tile, padded_stride<T>(kProductColumns));
+  constexpr int kStride = padded_stride<T>(kWarpTile), kSize = kWarpTile * kStride;
+  static_assert(kWarps * kSize * sizeof(T) <= DxProduct<Atom>::kBytes);
+  T* tile = reinterpret_cast<T*>(shared_memory) + warp_index() * kSize;
+  store_rows(result, tile, kStride);
   T* dx = static_cast<T*>(p.dx);
   const Patches<T> patches({dx, p.dx_batch_stride, s.channels}, s);
-  write_rows<T, kProductColumns>(tile, [&](int row, int column) {
-    const std::int64_t i = work.row + warp_index() * kWarpRows + row, j = work.column + column;
-    return i < s.patches && j < s.depth ? dx + patches.offset(i, j) : nullptr;
+  write_rows<T, kWarpTile, kWarpTile>(tile, [&](int row, int column) {
+    const int i = work.row + warp_row() + row, j = work.column + warp_column() + column;
+    return i < s.patches && j < s.depth ? dx + patches.first(i) + patches.within(j) : nullptr;
   });
 }
 
@@ -85,9 +85,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   using T = typename Atom::Type;
   const SpatialReductionSizes& s = p.sizes;
   const ProductWork work(s.depth, s.channels);
-  const std::int64_t steps = ceil_div(s.patches, kProductStep);
-  const std::int64_t begin = work.split * p.steps_per_split;
-  const std::int64_t end = begin + p.steps_per_split < steps ? begin + p.steps_per_split : steps;
+  const int steps = ceil_div(s.patches, kProductStep);
+  const int begin = work.split * p.steps_per_split;
+  const int end = begin + p.steps_per_split < steps ? begin + p.steps_per_split : steps;
   const auto dweight =
       DweightProduct<Atom>::tile(Patches<T>(p.x, s), matrix_rows<T>(p.dz, s.patches, s.channels),
                                  work.row, work.column, begin, end);

@@ -17,13 +17,14 @@ __global__ void __launch_bounds__(kThreads, 2)
   using T = typename Atom::Type;
   const SpatialReductionSizes& s = p.sizes;
   const ProductWork work(s.patches, s.channels);
-  const std::int64_t steps = ceil_div(s.depth, kProductStep);
-  const std::int64_t begin = work.split * p.steps_per_split;
-  const std::int64_t end = begin + p.steps_per_split < steps ? begin + p.steps_per_split : steps;
+  const int steps = ceil_div(s.depth, kProductStep);
+  const int begin = work.split * p.steps_per_split;
+  const int end = begin + p.steps_per_split < steps ? begin + p.steps_per_split : steps;
   const auto z =
       ForwardProduct<Atom>::tile(Patches<T>(p.x, s), matrix_rows<T>(p.weight, s.depth, s.channels),
                                  work.row, work.column, begin, end);
-  write_partial(z, work, p.partials + work.split * s.patches * s.channels, s.patches, s.channels);
+  write_partial(z, work, p.partials + std::int64_t{work.split} * s.patches * s.channels, s.patches,
+                s.channels);
 }
 
 // A warp for each row, which it keeps in shared memory: kWarps * C floats of it. A lane has four

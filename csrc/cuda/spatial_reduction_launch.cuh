@@ -14,7 +14,7 @@ struct SpatialReductionForward {
   float* partials;  // (splits, B * M, C)
   void* y;
   float *normalized, *rstd;
-  std::int64_t splits, steps_per_split;
+  int splits, steps_per_split;
 };
 
 struct SpatialReductionBackward {
@@ -27,7 +27,7 @@ struct SpatialReductionBackward {
   void* dz;                 // (B * M, C)
   void* dx;                 // (B, H * W, C)
   float* dweight_partials;  // (splits, R * R * C, C_out)
-  std::int64_t splits, steps_per_split;
+  int splits, steps_per_split;
   float* sum_partials;  // (sum_splits, 3, C)
   std::int64_t sum_splits, rows_per_sum;
 };

@@ -12,7 +12,8 @@ extern __shared__ __align__(128) unsigned char shared_memory[];
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarpSize;
 
-__host__ __device__ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+template <class A, class B>
+__host__ __device__ constexpr auto ceil_div(A a, B b) {
   return (a + b - 1) / b;
 }
 
@@ -21,12 +22,23 @@ __host__ __device__ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t
 template <class T>
 struct Rows {
   const T* data;
-  std::int64_t stride, count;
-  int columns;
+  std::int64_t stride;
+  int count, columns;
 
-  // Where 16 bytes begin; null where there are zeros.
-  __device__ __forceinline__ const T* at(std::int64_t row, std::int64_t column) const {
-    return row < count && column < columns ? data + row * stride + column : nullptr;
+  // 16 bytes of each row from one on.
+  struct Column {
+    const T* data;
+    std::int64_t stride;
+    int count;
+
+    // Where those begin that are `down` rows further; null where there are zeros.
+    __device__ __forceinline__ const T* at(int down) const {
+      return down < count ? data + down * stride : nullptr;
+    }
+  };
+
+  __device__ __forceinline__ Column from(int row, int column) const {
+    return {data + row * stride + column, stride, column < columns ? count - row : 0};
   }
   // Any address that may be read.
   __device__ __forceinline__ const T* valid() const { return data; }
@@ -34,7 +46,7 @@ struct Rows {
 
 // One tile of kRows x kColumns, copied by all threads of the block in two steps, between which they
 // compute: from compute capability 8.0 on the hardware moves it, before that it waits in
-// registers. A source gives the address of each 16 bytes.
+// registers. A source gives the addresses of a column's 16 bytes, of which each thread has one.
 template <class T, int kRows, int kColumns, bool kAsync, int kThreads = cuda::kThreads>
 class TileCopy {
  public:
@@ -44,11 +56,12 @@ class TileCopy {
   static constexpr int kSize = kRows * kStride;
 
   template <class Source>
-  __device__ __forceinline__ void start(const Source& source, std::int64_t first_row,
-                                        std::int64_t first_column, T* tile) {
+  __device__ __forceinline__ void start(const Source& source, int first_row, int first_column,
+                                        T* tile) {
+    const auto column = source.from(first_row + row(0), first_column + this->column());
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
-      const T* address = source.at(first_row + row(i), first_column + column(i));
+      const T* address = column.at(i * kRowsAtOnce);
       if constexpr (kAsync) {
         ptx::copy_async(tile + offset(i), address, source.valid());
       } else {
@@ -69,19 +82,48 @@ class TileCopy {
     }
   }
 
+  // Changes the sign of what waits in registers.
+  __device__ __forceinline__ void negate() {
+    constexpr std::uint32_t kSigns = sizeof(T) == 4 ? 0x80000000 : 0x80008000;
+#pragma unroll
+    for (uint4& values : staged_)
+      values = {values.x ^ kSigns, values.y ^ kSigns, values.z ^ kSigns, values.w ^ kSigns};
+  }
+
+  // f(row, sum) for each row, once: of its products with the other's row, both in registers.
+  template <class F>
+  __device__ __forceinline__ void for_each_product(const TileCopy& other, F f) const {
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) {
+      Vector<T> a, b;
+      memcpy(&a, &staged_[i], sizeof(a));
+      memcpy(&b, &other.staged_[i], sizeof(b));
+      float sum = 0.0f;
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) sum += to_float(a.x[k]) * to_float(b.x[k]);
+      // the lanes of a row are neighbours
+#pragma unroll
+      for (int step = kPerRow / 2; step > 0; step /= 2)
+        sum += __shfl_xor_sync(0xffffffff, sum, step);
+      if (column() == 0) f(row(i), sum);
+    }
+  }
+
  private:
   static constexpr int kVector = 16 / sizeof(T);
   static constexpr int kPerRow = kColumns / kVector;
-  static constexpr int kCopies = kRows * kPerRow / kThreads;
-  static_assert(kCopies * kThreads == kRows * kPerRow, "the threads have equal shares");
+  static constexpr int kRowsAtOnce = kThreads / kPerRow;
+  static constexpr int kCopies = kRows / kRowsAtOnce;
+  static_assert(kThreads % kPerRow == 0 && kCopies * kRowsAtOnce == kRows,
+                "the threads have equal shares, each of one column");
 
   static __device__ __forceinline__ int row(int i) {
-    return (i * kThreads + static_cast<int>(threadIdx.x)) / kPerRow;
+    return i * kRowsAtOnce + static_cast<int>(threadIdx.x) / kPerRow;
   }
-  static __device__ __forceinline__ int column(int i) {
-    return (i * kThreads + static_cast<int>(threadIdx.x)) % kPerRow * kVector;
+  static __device__ __forceinline__ int column() {
+    return static_cast<int>(threadIdx.x) % kPerRow * kVector;
   }
-  static __device__ __forceinline__ int offset(int i) { return row(i) * kStride + column(i); }
+  static __device__ __forceinline__ int offset(int i) { return row(i) * kStride + column(); }
 
   uint4 staged_[kAsync ? 1 : kCopies];
 };
@@ -101,29 +143,26 @@ class TilePairs {
 
   // Starts to fetch pair number `pair`: from each source the tile at a row and a column.
   template <class FirstSource, class SecondSource>
-  __device__ __forceinline__ void fetch(std::int64_t pair, const FirstSource& first,
-                                        std::int64_t first_row, std::int64_t first_column,
-                                        const SecondSource& second, std::int64_t second_row,
-                                        std::int64_t second_column) {
+  __device__ __forceinline__ void fetch(int pair, const FirstSource& first, int first_row,
+                                        int first_column, const SecondSource& second,
+                                        int second_row, int second_column) {
     first_.start(first, first_row, first_column, buffer(pair));
     second_.start(second, second_row, second_column, buffer(pair) + First::kSize);
   }
 
   // Waits until the pair fetched last is there, and until every thread is done with that before.
-  __device__ __forceinline__ void wait(std::int64_t pair) {
+  __device__ __forceinline__ void wait(int pair) {
     if (!First::kIsAsync) __syncthreads();
     first_.finish(buffer(pair));
     second_.finish(buffer(pair) + First::kSize);
     __syncthreads();
   }
 
-  __device__ __forceinline__ const T* first(std::int64_t pair) const { return buffer(pair); }
-  __device__ __forceinline__ const T* second(std::int64_t pair) const {
-    return buffer(pair) + First::kSize;
-  }
+  __device__ __forceinline__ const T* first(int pair) const { return buffer(pair); }
+  __device__ __forceinline__ const T* second(int pair) const { return buffer(pair) + First::kSize; }
 
  private:
-  __device__ __forceinline__ T* buffer(std::int64_t pair) const {
+  __device__ __forceinline__ T* buffer(int pair) const {
     return shared_ + pair % kBuffers * kPairSize;
   }
 
@@ -132,13 +171,13 @@ class TilePairs {
   Second second_;
 };
 
-// Writes a warp's 16 rows from shared memory to global memory, 16 bytes at a time, to the address
-// that to(row, column) gives; null where nothing is to be written.
-template <class T, int kColumns, class To>
+// Writes a warp's rows from shared memory to global memory, 16 bytes at a time, to the address that
+// to(row, column) gives; null where nothing is to be written.
+template <class T, int kRows, int kColumns, class To>
 __device__ __forceinline__ void write_rows(const T* tile, To to) {
   constexpr int kVector = 16 / sizeof(T), kPerRow = kColumns / kVector;
-  constexpr int kCopies = kWarpRows * kPerRow / kWarpSize;
-  static_assert(kCopies * kWarpSize == kWarpRows * kPerRow, "the lanes have equal shares");
+  constexpr int kCopies = kRows * kPerRow / kWarpSize;
+  static_assert(kCopies * kWarpSize == kRows * kPerRow, "the lanes have equal shares");
 #pragma unroll
   for (int i = 0; i < kCopies; ++i) {
     const int index = i * kWarpSize + lane_index();

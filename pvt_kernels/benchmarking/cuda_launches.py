@@ -10,7 +10,8 @@ import torch
 
 from pvt_kernels.benchmarking.shapes import LayerShape
 
-# of every kernel's tile of queries, keys, patches or numbers of a patch; and of a product's outputs
+# of a block's queries or keys; of a product's tile
+ATTENTION_ROWS = {torch.float16: 128, torch.float32: 64}
 ROWS, COLUMNS = 64, 64
 # the steps in which a product's sum is taken, and dk and dv pass over the queries
 PRODUCT_STEP = 32
@@ -34,8 +35,8 @@ RESIDENT = {
         "attention_dq": 2,
         "attention_dkdv": 2,
         "convolution": 3,
-        "dx": 2,
-        "dweight": 3,
+        "dx": 3,
+        "dweight": 4,
     },
 }
 
@@ -47,7 +48,8 @@ def blocks_of_a_layer(
     if dtype not in RESIDENT:
         return {}
     units = shape.batch * shape.heads
-    queries, keys = _tiles(shape.queries, ROWS), _tiles(shape.keys, ROWS)
+    rows = ATTENTION_ROWS[dtype]
+    queries, keys = _tiles(shape.queries, rows), _tiles(shape.keys, rows)
     splits = dkdv_splits(shape, dtype, multiprocessors)
     blocks = {
         "attention_forward": queries * units,
@@ -69,7 +71,7 @@ def blocks_of_a_layer(
 
 def dkdv_splits(shape: LayerShape, dtype: torch.dtype, multiprocessors: int) -> int:
     """Of the queries, as attention_backward.cu splits them."""
-    tiles = _tiles(shape.keys, ROWS) * shape.batch * shape.heads
+    tiles = _tiles(shape.keys, ATTENTION_ROWS[dtype]) * shape.batch * shape.heads
     wanted = _tiles(WAVES * ASSUMED_DKDV * multiprocessors, tiles)
     return _even_splits(_tiles(shape.queries, QUERY_STEP[dtype]), wanted)
 

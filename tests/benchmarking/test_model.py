@@ -126,7 +126,11 @@ def test_a_v100_has_the_waves_of_the_cuda_kernels(dtype):
         assert re.search(row, table)[1] == str(resident), name
     counts = model.waves(stage_shape(1, SIZE, batch=2), model.GPU_MODELS["v100"], dtype)
     assert set(counts) == set(cuda_launches.RESIDENT[dtype])
-    assert min(counts.values()) >= 2
+    # sums are split for the blocks that the launchers assume, of which a V100 may hold more
+    assumed = dict.fromkeys(("convolution", "dweight"), cuda_launches.ASSUMED_PRODUCT)
+    assumed["attention_dkdv"] = cuda_launches.ASSUMED_DKDV
+    for name, resident in cuda_launches.RESIDENT[dtype].items():
+        assert counts[name] * resident >= 2 * assumed.get(name, resident), name
 
 
 def test_a_v100_has_no_waves_in_bfloat16():

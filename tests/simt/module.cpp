@@ -110,11 +110,13 @@ void load_with_stride(int bytes, int stride) {
 
 template <class Atom, int D>
 void add_attention(py::dict& blocks, const std::string& atom) {
-  const auto key = [&](const char* kernel) { return py::make_tuple(kernel, atom, D); };
-  using Backward = BackwardMemory<Atom, D>;
-  blocks[key("attention_forward")] = py::make_tuple(kThreads, ForwardMemory<Atom, D>::kBytes);
-  blocks[key("attention_dq")] = py::make_tuple(Backward::kThreads, Backward::kBytes);
-  blocks[key("attention_dk_dv")] = py::make_tuple(Backward::kThreads, Backward::kBytes);
+  const auto add = [&](const char* kernel, int threads, int bytes) {
+    blocks[py::make_tuple(kernel, atom, D)] = py::make_tuple(threads, bytes);
+  };
+  using Tilings = Config<Atom, D>;
+  add("attention_forward", Tilings::Forward::kThreads, ForwardMemory<Atom, D>::kBytes);
+  add("attention_dq", Tilings::Dq::kThreads, DqMemory<Atom, D>::kBytes);
+  add("attention_dk_dv", Tilings::DkDv::kThreads, DkDvMemory<Atom, D>::kBytes);
 }
 
 template <class Atom>

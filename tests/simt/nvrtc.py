@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from .device import ROOT
 
 # the few names of the standard library that the kernels use; NVRTC has no headers of its own
 STANDARD_HEADERS = {
+    "cfloat": "#define FLT_MIN 1.17549435e-38f",
     "cstddef": "",
     "cstdint": """
         #pragma once
@@ -22,6 +24,7 @@ STANDARD_HEADERS = {
         using int32_t = int;
         using uint32_t = unsigned;
         using int64_t = long long;
+        using uint64_t = unsigned long long;
         using uintptr_t = unsigned long long;
         }
         using namespace std;""",
@@ -72,12 +75,21 @@ def toolkit_folder(version: str) -> Path:
     pytest.skip(f"CUDA {version} is not installed here: pip install {target}{names}")
 
 
-def compile_kernels(version: str, arch: int, names: list[str]) -> tuple[list[tuple[str, ...]], str]:
-    """Compiles instances of kernels, such as "fold_kernel<pvt_kernels::cuda::Simt70>".
+@dataclass(frozen=True)
+class Code:
+    """What the compiler made for an architecture.
 
-    Returns:
-        (symbol, bytes of stack, registers) of each, and the PTX.
+    Attributes:
+        usage: (symbol, bytes of stack, registers) of each kernel.
     """
+
+    usage: list[tuple[str, ...]]
+    ptx: str
+    cubin: bytes
+
+
+def compile_kernels(version: str, arch: int, names: list[str]) -> Code:
+    """Compiles instances of kernels, such as "fold_kernel<pvt_kernels::cuda::Simt70>"."""
     folder = toolkit_folder(version)
     # NVRTC looks for its other half by name, and finds it loaded
     (builtins,) = (folder / "cuda_nvrtc" / "lib").glob("libnvrtc-builtins.so.*")
@@ -104,20 +116,21 @@ def compile_kernels(version: str, arch: int, names: list[str]) -> tuple[list[tup
         *(f"--include-path={include}" for include in (ROOT / "csrc", *own)),
     ]
     failed = nvrtc.nvrtcCompileProgram(program, len(options), strings(options))
-    log, ptx = (text(nvrtc, program, kind) for kind in ("ProgramLog", "PTX"))
-    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    log = contents(nvrtc, program, "ProgramLog").decode()
     assert failed == 0, log
+    ptx, cubin = (contents(nvrtc, program, kind) for kind in ("PTX", "CUBIN"))
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     pattern = r"entry function '(\S+)'.*?(\d+) bytes stack frame.*?Used (\d+) registers"
-    return re.findall(pattern, log, re.DOTALL), ptx
+    return Code(re.findall(pattern, log, re.DOTALL), ptx.decode(), cubin)
 
 
 def strings(values: list[str]) -> ctypes.Array:
     return (ctypes.c_char_p * len(values))(*(value.encode() for value in values))
 
 
-def text(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, kind: str) -> str:
+def contents(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, kind: str) -> bytes:
     size = ctypes.c_size_t()
     assert getattr(nvrtc, f"nvrtcGet{kind}Size")(program, ctypes.byref(size)) == 0
     buffer = ctypes.create_string_buffer(size.value)
     assert getattr(nvrtc, f"nvrtcGet{kind}")(program, buffer) == 0
-    return buffer.value.decode()
+    return buffer.raw

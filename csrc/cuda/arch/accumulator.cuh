@@ -1,6 +1,6 @@
-// A warp's tile of fp32 results: 16 rows by kColumns columns. Every layout deals it out alike, so
-// that the kernels are written once: for each 8 columns a lane holds two neighbours of one row and
-// the same two of another, and four lanes share a row.
+// A warp's tile of fp32 results: kRows rows, in bands of 16, by kColumns columns. Every layout
+// deals a band out alike, so that the kernels are written once: for each 8 columns a lane holds two
+// neighbours of one row and the same two of another, and four lanes share a row.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -10,9 +10,9 @@
 namespace pvt_kernels::cuda {
 
 constexpr int kWarpSize = 32;
-constexpr int kWarpRows = 16;
-// of the rows of a warp's tile, how many one lane holds a part of
-constexpr int kLaneRows = 2;
+constexpr int kBandRows = 16;
+// of the rows of a band, how many one lane holds a part of
+constexpr int kBandLaneRows = 2;
 
 __device__ __forceinline__ int lane_index() { return threadIdx.x % kWarpSize; }
 __device__ __forceinline__ int warp_index() { return threadIdx.x / kWarpSize; }
@@ -40,34 +40,35 @@ struct Rows16 {
   static __device__ __forceinline__ int column() { return 2 * (lane_index() % 4); }
 };
 
-// An atom multiplies in a Layout. Its multiply(c, a, a_stride, b, b_stride, scratch) adds to c the
-// product of a (16 x kDepth) and b (kDepth x kColumns) in shared memory; multiply_weights(c,
-// weights, b, b_stride, scratch) takes an Accumulator of kDepth columns for a, and b stored by row.
-// `scratch` is the warp's own, of scratch_bytes(kDepth of multiply_weights, or 0 without it).
-template <class Layout, int kColumns>
+// An atom multiplies in a Layout. Its multiply<kDepth, kA, kB>(c, a, a_stride, b, b_stride,
+// scratch) adds to c the product of a (kRows x kDepth) and b (kDepth x kColumns) in shared memory,
+// where each part of b that a warp loads serves all bands; multiply_weights(c, weights, b,
+// b_stride, scratch) takes an Accumulator of kDepth columns for a, and b stored by row. `scratch`
+// is the warp's own, of scratch_bytes(kRows, kDepth of multiply_weights, or 0 without it).
+template <class Layout, int kRows, int kColumns>
 struct Accumulator {
-  // of each 8 columns: two neighbours of the first row, the same of the second
-  float x[kColumns / 8][4];
+  static constexpr int kBands = kRows / kBandRows, kLaneRows = kBands * kBandLaneRows;
+  static_assert(kRows % kBandRows == 0 && kColumns % 8 == 0);
 
-  static __device__ __forceinline__ int row(int lane_row) { return Layout::row(lane_row); }
+  // of each band and 8 columns: two neighbours of the first row, the same of the second
+  float x[kBands][kColumns / 8][4];
+
+  static __device__ __forceinline__ int row(int lane_row) {
+    return lane_row / kBandLaneRows * kBandRows + Layout::row(lane_row % kBandLaneRows);
+  }
   static __device__ __forceinline__ int column(int tile, int i) {
     return 8 * tile + Layout::column() + i;
   }
 
   __device__ __forceinline__ void clear() {
-#pragma unroll
-    for (int tile = 0; tile < kColumns / 8; ++tile)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) x[tile][i] = 0.0f;
+    for_each([](int, int, float& value) { value = 0.0f; });
   }
 
   // f(lane_row, column, value&) for every value that this lane holds.
   template <class F>
   __device__ __forceinline__ void for_each(F f) {
-#pragma unroll
-    for (int tile = 0; tile < kColumns / 8; ++tile)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) f(i / 2, column(tile, i % 2), x[tile][i]);
+    for_each_with(
+        *this, [&](int lane_row, int column, float& value, float) { f(lane_row, column, value); });
   }
 
   // f(lane_row, column, value&, other's value at the same place) for every value that this lane
@@ -75,19 +76,26 @@ struct Accumulator {
   template <class F>
   __device__ __forceinline__ void for_each_with(const Accumulator& other, F f) {
 #pragma unroll
-    for (int tile = 0; tile < kColumns / 8; ++tile)
+    for (int band = 0; band < kBands; ++band)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) f(i / 2, column(tile, i % 2), x[tile][i], other.x[tile][i]);
+      for (int tile = 0; tile < kColumns / 8; ++tile)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          f(band * kBandLaneRows + i / 2, column(tile, i % 2), x[band][tile][i],
+            other.x[band][tile][i]);
   }
 
   // f(row, column, first, second) for every two neighbours that this lane holds.
   template <class F>
   __device__ __forceinline__ void for_each_pair(F f) const {
 #pragma unroll
-    for (int tile = 0; tile < kColumns / 8; ++tile)
+    for (int band = 0; band < kBands; ++band)
 #pragma unroll
-      for (int r = 0; r < kLaneRows; ++r)
-        f(row(r), column(tile, 0), x[tile][2 * r], x[tile][2 * r + 1]);
+      for (int tile = 0; tile < kColumns / 8; ++tile)
+#pragma unroll
+        for (int r = 0; r < kBandLaneRows; ++r)
+          f(row(band * kBandLaneRows + r), column(tile, 0), x[band][tile][2 * r],
+            x[band][tile][2 * r + 1]);
   }
 
   // Over the four lanes that share a row.
@@ -102,9 +110,9 @@ struct Accumulator {
 };
 
 // Rounds the warp's tile to T, into shared memory that other warps don't touch.
-template <class T, class Layout, int kColumns>
-__device__ __forceinline__ void store_rows(const Accumulator<Layout, kColumns>& values, T* tile,
-                                           int stride) {
+template <class T, class Layout, int kRows, int kColumns>
+__device__ __forceinline__ void store_rows(const Accumulator<Layout, kRows, kColumns>& values,
+                                           T* tile, int stride) {
   values.for_each_pair([&](int row, int column, float first, float second) {
     ptx::store_shared(reinterpret_cast<Pair<T>*>(tile + row * stride + column),
                       round_pair<T>(first, second));
@@ -114,16 +122,14 @@ __device__ __forceinline__ void store_rows(const Accumulator<Layout, kColumns>& 
 
 // c += weights b for weights that an Accumulator holds, through `rows` in shared memory: for atoms
 // that take operands from there.
-template <class Atom, int kColumns, int kDepth, class Layout>
-__device__ __forceinline__ void multiply_through_memory(Accumulator<Layout, kColumns>& c,
-                                                        const Accumulator<Layout, kDepth>& weights,
-                                                        const typename Atom::Type* b, int b_stride,
-                                                        typename Atom::Type* rows,
-                                                        unsigned char* scratch) {
+template <class Atom, class Layout, int kRows, int kColumns, int kDepth>
+__device__ __forceinline__ void multiply_through_memory(
+    Accumulator<Layout, kRows, kColumns>& c, const Accumulator<Layout, kRows, kDepth>& weights,
+    const typename Atom::Type* b, int b_stride, typename Atom::Type* rows, unsigned char* scratch) {
   constexpr int kStride = padded_stride<typename Atom::Type>(kDepth);
   store_rows(weights, rows, kStride);
-  Atom::template multiply<kColumns, kDepth, Stored::by_row, Stored::by_row>(c, rows, kStride, b,
-                                                                            b_stride, scratch);
+  Atom::template multiply<kDepth, Stored::by_row, Stored::by_row>(c, rows, kStride, b, b_stride,
+                                                                  scratch);
   // every lane has read the rows
   __syncwarp();
 }

@@ -18,39 +18,45 @@ struct MmaSync {
   using Type = T;
   using Layout = Rows16;
 
-  static __host__ __device__ constexpr int scratch_bytes(int) { return 0; }
+  static __host__ __device__ constexpr int scratch_bytes(int, int) { return 0; }
 
-  template <int kColumns, int kDepth, Stored kA, Stored kB>
-  static __device__ __forceinline__ void multiply(Accumulator<Layout, kColumns>& c, const T* a,
-                                                  int a_stride, const T* b, int b_stride,
-                                                  unsigned char*) {
+  template <int kDepth, Stored kA, Stored kB, int kRows, int kColumns>
+  static __device__ __forceinline__ void multiply(Accumulator<Layout, kRows, kColumns>& c,
+                                                  const T* a, int a_stride, const T* b,
+                                                  int b_stride, unsigned char*) {
     a += address<kA == Stored::by_row>(a_stride);
     b += address<kB == Stored::by_row>(b_stride);
 #pragma unroll
     for (int depth = 0; depth < kDepth; depth += 16) {
-      std::uint32_t a_part[4];
-      if constexpr (kA == Stored::by_row)
-        ptx::load_matrices(a_part, a + depth);
-      else
-        ptx::load_matrices_transposed(a_part, a + depth * a_stride);
+      std::uint32_t a_part[kRows / kBandRows][4];
+#pragma unroll
+      for (int band = 0; band < kRows / kBandRows; ++band) {
+        const int row = band * kBandRows;
+        if constexpr (kA == Stored::by_row)
+          ptx::load_matrices(a_part[band], a + row * a_stride + depth);
+        else
+          ptx::load_matrices_transposed(a_part[band], a + depth * a_stride + row);
+      }
       multiply_step<kB>(c, a_part, b, b_stride, depth);
     }
   }
 
   // An Accumulator's two neighbours are those that an operand's register holds.
-  template <int kColumns, int kDepth>
+  template <int kRows, int kColumns, int kDepth>
   static __device__ __forceinline__ void multiply_weights(
-      Accumulator<Layout, kColumns>& c, const Accumulator<Layout, kDepth>& weights, const T* b,
-      int b_stride, unsigned char*) {
+      Accumulator<Layout, kRows, kColumns>& c, const Accumulator<Layout, kRows, kDepth>& weights,
+      const T* b, int b_stride, unsigned char*) {
     b += address<true>(b_stride);
 #pragma unroll
     for (int depth = 0; depth < kDepth; depth += 16) {
-      std::uint32_t a_part[4];
+      std::uint32_t a_part[kRows / kBandRows][4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float* pair = weights.x[depth / 8 + i / 2] + i % 2 * 2;
-        a_part[i] = round_to_register<T>(pair[0], pair[1]);
-      }
+      for (int band = 0; band < kRows / kBandRows; ++band)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float* pair = weights.x[band][depth / 8 + i / 2] + i % 2 * 2;
+          a_part[band][i] = round_to_register<T>(pair[0], pair[1]);
+        }
       multiply_step<Stored::by_row>(c, a_part, b, b_stride, depth);
     }
   }
@@ -67,10 +73,10 @@ struct MmaSync {
                           : (second + in_eight) * stride + first;
   }
 
-  template <Stored kB, int kColumns>
-  static __device__ __forceinline__ void multiply_step(Accumulator<Layout, kColumns>& c,
-                                                       const std::uint32_t (&a_part)[4], const T* b,
-                                                       int b_stride, int depth) {
+  template <Stored kB, int kRows, int kColumns>
+  static __device__ __forceinline__ void multiply_step(
+      Accumulator<Layout, kRows, kColumns>& c, const std::uint32_t (&a_part)[kRows / kBandRows][4],
+      const T* b, int b_stride, int depth) {
 #pragma unroll
     for (int column = 0; column < kColumns; column += 16) {
       std::uint32_t b_part[4];
@@ -78,8 +84,11 @@ struct MmaSync {
         ptx::load_matrices_transposed(b_part, b + depth * b_stride + column);
       else
         ptx::load_matrices(b_part, b + column * b_stride + depth);
-      Atom::mma(c.x[column / 8], a_part, b_part[0], b_part[1]);
-      Atom::mma(c.x[column / 8 + 1], a_part, b_part[2], b_part[3]);
+#pragma unroll
+      for (int band = 0; band < kRows / kBandRows; ++band) {
+        Atom::mma(c.x[band][column / 8], a_part[band], b_part[0], b_part[1]);
+        Atom::mma(c.x[band][column / 8 + 1], a_part[band], b_part[2], b_part[3]);
+      }
     }
   }
 };

@@ -53,6 +53,20 @@ __device__ __forceinline__ void store_shared(V* address, const V& value) {
   *address = value;
 }
 
+// blockIdx.x, read anew each time: what depends on it need not stay in registers in between.
+__device__ __forceinline__ unsigned block_index() {
+  unsigned index;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
+  return index;
+}
+
+// "ex2": 2 to the power of x, where the result is a normal number; else 0.
+__device__ __forceinline__ float exp2(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+}
+
 // "cp.async": copies 16 bytes to shared memory, or writes 16 zero bytes for a null
 // source. Every source has to be a valid address even where no byte of it is read.
 __device__ __forceinline__ void copy_async(void* shared, const void* global, const void* valid) {

@@ -1,6 +1,6 @@
 // fp32 on every architecture: fused multiply-adds. Lane l computes its own values of the
-// Accumulator, rows l / 4 and l / 4 + 8 and two of each 8 columns, from four depths at a time. The
-// architectures differ in the tiles for which they have room.
+// Accumulator, rows l / 4 and l / 4 + 8 of each band and two of each 8 columns, from four depths at
+// a time. The architectures differ in the tiles for which they have room.
 #pragma once
 
 #include "cuda/arch/accumulator.cuh"
@@ -13,14 +13,15 @@ struct Simt {
   static constexpr bool kCopiesAsync = false;
 
   // the weights of multiply_weights
-  static __host__ __device__ constexpr int scratch_bytes(int weight_columns) {
-    return weight_columns ? kWarpRows * padded_stride<float>(weight_columns) * sizeof(float) : 0;
+  static __host__ __device__ constexpr int scratch_bytes(int rows, int weight_columns) {
+    return weight_columns ? rows * padded_stride<float>(weight_columns) * sizeof(float) : 0;
   }
 
-  template <int kColumns, int kDepth, Stored kA, Stored kB>
-  static __device__ __forceinline__ void multiply(Accumulator<Layout, kColumns>& c, const float* a,
-                                                  int a_stride, const float* b, int b_stride,
-                                                  unsigned char*) {
+  template <int kDepth, Stored kA, Stored kB, int kRows, int kColumns>
+  static __device__ __forceinline__ void multiply(Accumulator<Layout, kRows, kColumns>& c,
+                                                  const float* a, int a_stride, const float* b,
+                                                  int b_stride, unsigned char*) {
+    constexpr int kLaneRows = Accumulator<Layout, kRows, kColumns>::kLaneRows;
     // unrolled whole, the loop would hold every operand in registers
 #pragma unroll 2
     for (int depth = 0; depth < kDepth; depth += 4) {
@@ -40,18 +41,20 @@ struct Simt {
         float columns[2][4];
         load_columns<kB>(columns, b, b_stride, c.column(tile, 0), depth);
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
+        for (int i = 0; i < 2 * kLaneRows; ++i)
 #pragma unroll
-          for (int k = 0; k < 4; ++k)
-            c.x[tile][i] = fmaf(rows[i / 2][k], columns[i % 2][k], c.x[tile][i]);
+          for (int k = 0; k < 4; ++k) {
+            float& sum = c.x[i / 4][tile][i % 4];
+            sum = fmaf(rows[i / 2][k], columns[i % 2][k], sum);
+          }
       }
     }
   }
 
-  template <int kColumns, int kDepth>
+  template <int kRows, int kColumns, int kDepth>
   static __device__ __forceinline__ void multiply_weights(
-      Accumulator<Layout, kColumns>& c, const Accumulator<Layout, kDepth>& weights, const float* b,
-      int b_stride, unsigned char* scratch) {
+      Accumulator<Layout, kRows, kColumns>& c, const Accumulator<Layout, kRows, kDepth>& weights,
+      const float* b, int b_stride, unsigned char* scratch) {
     multiply_through_memory<Simt>(c, weights, b, b_stride, reinterpret_cast<float*>(scratch),
                                   scratch);
   }

@@ -1,6 +1,6 @@
 // fp16 on compute capability 7.0 and 7.2: mma.m8n8k4 (PTX ISA, "Matrix Fragments for mma.m8n8k4
 // with .f16 floating point type"). The instruction multiplies in four quad pairs at a time, of
-// lanes 4p to 4p + 3 and 16 more each, 8 x 4 by 4 x 8 in every one. The quad pairs share a warp's
+// lanes 4p to 4p + 3 and 16 more each, 8 x 4 by 4 x 8 in every one. The quad pairs share a band's
 // 16 rows and 16 of its columns, two by two: pair p has the 4 rows from 4 * (p / 2) on and those 8
 // further, the 4 columns from 4 * (p % 2) on and those 8 further. So 8 lanes in turn read 8
 // adjacent columns or 4 adjacent rows, without a bank conflict, and lane l holds
@@ -29,28 +29,33 @@ struct Sm70 {
   using Layout = QuadPairs;
   static constexpr bool kCopiesAsync = false;
 
-  static __host__ __device__ constexpr int scratch_bytes(int) { return 0; }
+  static __host__ __device__ constexpr int scratch_bytes(int, int) { return 0; }
 
-  template <int kColumns, int kDepth, Stored kA, Stored kB>
-  static __device__ __forceinline__ void multiply(Accumulator<Layout, kColumns>& c, const half* a,
-                                                  int a_stride, const half* b, int b_stride,
-                                                  unsigned char*) {
+  template <int kDepth, Stored kA, Stored kB, int kRows, int kColumns>
+  static __device__ __forceinline__ void multiply(Accumulator<Layout, kRows, kColumns>& c,
+                                                  const half* a, int a_stride, const half* b,
+                                                  int b_stride, unsigned char*) {
 #pragma unroll
     for (int depth = 0; depth < kDepth; depth += 8) {
-      std::uint32_t a_part[2][2];
-      load<kA == Stored::by_row>(a_part, a, a_stride, first_row(), depth);
+      std::uint32_t a_part[kRows / kBandRows][2][2];
+#pragma unroll
+      for (int band = 0; band < kRows / kBandRows; ++band)
+        load<kA == Stored::by_row>(a_part[band], a, a_stride, band * kBandRows + first_row(),
+                                   depth);
       multiply_step<kA, kB>(c, a_part, b, b_stride, depth);
     }
   }
 
-  template <int kColumns, int kDepth>
+  template <int kRows, int kColumns, int kDepth>
   static __device__ __forceinline__ void multiply_weights(
-      Accumulator<Layout, kColumns>& c, const Accumulator<Layout, kDepth>& weights, const half* b,
-      int b_stride, unsigned char*) {
+      Accumulator<Layout, kRows, kColumns>& c, const Accumulator<Layout, kRows, kDepth>& weights,
+      const half* b, int b_stride, unsigned char*) {
 #pragma unroll
     for (int depth = 0; depth < kDepth; depth += 8) {
-      std::uint32_t a_part[2][2];
-      to_operand(a_part, weights.x[depth / 8]);
+      std::uint32_t a_part[kRows / kBandRows][2][2];
+#pragma unroll
+      for (int band = 0; band < kRows / kBandRows; ++band)
+        to_operand(a_part[band], weights.x[band][depth / 8]);
       multiply_step<Stored::by_row, Stored::by_row>(c, a_part, b, b_stride, depth);
     }
   }
@@ -85,18 +90,21 @@ struct Sm70 {
     }
   }
 
-  template <Stored kA, Stored kB, int kColumns>
-  static __device__ __forceinline__ void multiply_step(Accumulator<Layout, kColumns>& c,
-                                                       const std::uint32_t (&a_part)[2][2],
-                                                       const half* b, int b_stride, int depth) {
+  template <Stored kA, Stored kB, int kRows, int kColumns>
+  static __device__ __forceinline__ void multiply_step(
+      Accumulator<Layout, kRows, kColumns>& c,
+      const std::uint32_t (&a_part)[kRows / kBandRows][2][2], const half* b, int b_stride,
+      int depth) {
 #pragma unroll
     for (int column = 0; column < kColumns; column += 16) {
       std::uint32_t b_part[2][2];
       load<kB == Stored::by_column>(b_part, b, b_stride, column + first_column(), depth);
 #pragma unroll
       for (int step = 0; step < 2; ++step)
-        ptx::mma_m8n8k4<kA == Stored::by_row, kB == Stored::by_row>(
-            c.x[column / 8], c.x[column / 8 + 1], a_part[step], b_part[step]);
+#pragma unroll
+        for (int band = 0; band < kRows / kBandRows; ++band)
+          ptx::mma_m8n8k4<kA == Stored::by_row, kB == Stored::by_row>(
+              c.x[band][column / 8], c.x[band][column / 8 + 1], a_part[band][step], b_part[step]);
     }
   }
 

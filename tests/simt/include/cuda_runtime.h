@@ -54,6 +54,12 @@ inline float __uint_as_float(std::uint32_t bits) {
   return value;
 }
 
+inline std::uint32_t __float_as_uint(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
 inline void __syncthreads() { simt::barrier(); }
 
 inline void __syncwarp() { simt::warp_barrier(); }

@@ -5,8 +5,10 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 namespace pvt_kernels::cuda::ptx {
@@ -39,6 +41,13 @@ template <class V>
 void store_shared(V* address, const V& value) {
   simt::access_shared(address, sizeof(V), simt::Access::store);
   *address = value;
+}
+
+inline unsigned block_index() { return blockIdx.x; }
+
+inline float exp2(float x) {
+  const float power = std::exp2(x);
+  return power < std::numeric_limits<float>::min() ? 0.0f : power;
 }
 
 // Copies that a thread began and that have not arrived.

@@ -1,0 +1,55 @@
+// How the attention kernels are cut, by the atom that multiplies and the width of a head.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/arch/simt.cuh"
+#include "cuda/arch/sm70.cuh"
+#include "cuda/tiles.cuh"
+
+namespace pvt_kernels::cuda {
+
+// A block of kWarps_ keeps kWarpRows_ rows for each, of queries or of keys, while kStep_ rows of
+// the other pass by at a time. Its threads have registers for kBlocks_ blocks on a multiprocessor.
+template <int kWarpRows_, int kWarps_, int kStep_, int kBlocks_>
+struct Tiling {
+  static constexpr int kWarpRows = kWarpRows_, kWarps = kWarps_, kStep = kStep_, kBlocks = kBlocks_;
+  static constexpr int kRows = kWarpRows * kWarps, kThreads = kWarps * kWarpSize;
+};
+
+// As many rows pass by as leave room for a second block of a head dim up to 64 in the registers and
+// the shared memory of compute capability 7.5 (64 KB) and 8.6 (100 KB), where tiles are buffered
+// twice. 128 has to do with one block.
+template <class Atom, int D>
+struct Config {
+  using Forward = Tiling<16, 4, D <= (Atom::kCopiesAsync ? 32 : 64) ? 64 : 32, 2>;
+  using Dq = Tiling<16, 4, D <= 64 ? 32 : 16, 2>;
+  using DkDv = Dq;
+};
+
+// On compute capability 7.0 shared memory returns one register a clock for the whole
+// multiprocessor, and 16 rows need 2.5 for a product that takes 2 clocks. Two bands of rows share
+// what a warp loads of the rows that pass by. A head dim of 128 has no registers for them.
+template <int D>
+struct Config<Sm70, D> {
+  static constexpr int kWarpRows = D <= 64 ? 32 : 16;
+  using Forward = Tiling<kWarpRows, 4, D <= 64 ? 64 : 32, 2>;
+  using Dq = Tiling<kWarpRows, 4, D <= 64 ? 32 : 16, 2>;
+  using DkDv = Dq;
+};
+
+template <int D, int kWarps>
+struct SimtConfig {
+  using Forward = Tiling<16, 4, 2048 / D, 2>;
+  using Dq = Tiling<16, kWarps, 1024 / D, 2>;
+  using DkDv = Dq;
+};
+template <int D>
+struct Config<Simt70, D> : SimtConfig<D, 4> {};
+// four warps' wide rows take 78 KB in the backward, and compute capability 7.5 has 64
+template <int D>
+struct Config<Simt75, D> : SimtConfig<D, D <= 64 ? 4 : 2> {};
+template <int D>
+struct Config<Simt80, D> : SimtConfig<D, 4> {};
+
+}  // namespace pvt_kernels::cuda
