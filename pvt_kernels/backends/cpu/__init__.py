@@ -8,11 +8,18 @@ from pvt_kernels._C import cpu as kernels
 from pvt_kernels.backends.base import (
     AttentionInputs,
     Backend,
+    FeedForwardInputs,
     Inputs,
     dropout_reasons,
     dtype_reasons,
+    hidden_dropout_reasons,
 )
-from pvt_kernels.backends.cpu import attention, multi_head_attention, spatial_reduction
+from pvt_kernels.backends.cpu import (
+    attention,
+    feed_forward,
+    multi_head_attention,
+    spatial_reduction,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
@@ -32,6 +39,10 @@ def _attention_reasons(inputs: AttentionInputs) -> list[str]:
     return [*reasons, *dropout_reasons(inputs)]
 
 
+def _feed_forward_reasons(inputs: FeedForwardInputs) -> list[str]:
+    return [*_reasons(inputs), *hidden_dropout_reasons(inputs)]
+
+
 def _note(inputs: Inputs) -> str:
     slower = f"; {KNOWN_SLOWER}" if inputs.op == "attention" else ""
     return f"its kernels for {kernels.capability()}{slower}"
@@ -43,11 +54,13 @@ BACKEND = Backend(
         "attention": attention,
         "multi_head_attention": multi_head_attention,
         "spatial_reduction": spatial_reduction,
+        "feed_forward": feed_forward,
     },
     reasons={
         "attention": _attention_reasons,
         "multi_head_attention": _attention_reasons,
         "spatial_reduction": _reasons,
+        "feed_forward": _feed_forward_reasons,
     },
     note=_note,
 )
