@@ -25,6 +25,10 @@ test: $(installed)  ## run the tests, in a process a core
 test-thorough: $(installed) $(old_cuda)/installed  ## run the tests that take long
 	$(python) -m pytest tests -m thorough --numprocesses logical --dist loadfile
 
+fuzz: $(installed)  ## run the fuzzes' 500 cases each, or CASES=N; PVT_KERNELS_FUZZ_SEED is the first
+	PVT_KERNELS_FUZZ_CASES=$(or $(CASES),500) $(python) -m pytest tests/fuzz -m thorough \
+		--numprocesses logical --dist loadfile
+
 test-cpu-paths: $(installed)  ## run the CPU kernels' tests on every lower code path of this CPU
 	$(python) -m tests.cpu_paths
 
@@ -107,5 +111,5 @@ $(old_cuda)/installed: $(installed)
 		nvidia-cuda-nvcc-cu11==11.8.89
 	touch $@
 
-.PHONY: help venv test test-thorough test-cpu-paths test-systems test-old-transformers aot sanitize \
+.PHONY: help venv test test-thorough fuzz test-cpu-paths test-systems test-old-transformers aot sanitize \
 	cubins bench bench-full bench-patch results lint docs format clean

@@ -68,6 +68,16 @@ def folder(text: str) -> Path:
     return path
 
 
+def new_file(text: str) -> Path:
+    """A file to write, in a folder that is there."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(
+            f"given {text!r}, accepted the name of a file in a folder that exists"
+        )
+    return path
+
+
 def new_folder(text: str) -> Path:
     """A folder, which may have to be made."""
     path = Path(text)

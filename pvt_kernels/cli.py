@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 import pvt_kernels.benchmarking.cli
+import pvt_kernels.checking.cli
 import pvt_kernels.systems.cli
 from pvt_kernels.arguments import Parser
 from pvt_kernels.benchmarking.table import wide_console
@@ -45,8 +46,11 @@ def _print_line(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog=PROGRAM, description="Benchmarks, and the systems of the PVT paper.")
+    parser = Parser(
+        prog=PROGRAM, description="A check, benchmarks, and the systems of the PVT paper."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    pvt_kernels.checking.cli.add_commands(commands)
     pvt_kernels.benchmarking.cli.add_commands(commands)
     pvt_kernels.systems.cli.add_commands(commands)
     return parser

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.overrides import has_torch_function_unary
 
+from pvt_kernels.backends import transforms
 from pvt_kernels.ops import autocast, checks
-from pvt_kernels.parts import Parts, drops_nothing, forward
+from pvt_kernels.parts import LINEAR_TYPES, Parts, are_plain, drops_nothing, forward, is_plain
 
 LINEAR_SRA_POOL_SIZE = 7
 
@@ -92,15 +94,25 @@ class SRAttention(nn.Module):
             TypeError: for dtypes that don't fit.
             RuntimeError: if a forced backend can't run the call.
         """
+        # a symbol of torch.fx has no sizes yet
+        if not has_torch_function_unary(x):
+            with transforms.untraced():
+                self._check(x, *transforms.integers(H, W))
+        result = forward(self._parts(), x, H, W, self.training)
+        return result if drops_nothing(self.proj_drop) else self.proj_drop(result)
+
+    def _check(self, x: Tensor, H: int, W: int) -> None:
         checks.check_rank("SRAttention", "x", x, "(B, N, C)")
         checks.check_shape("SRAttention", "x", x, "(B, N, C)", (*x.shape[:2], self.dim))
         checks.check_dtype("SRAttention", "x", x, checks.DTYPES)
-        if isinstance(self.q, nn.Linear) and not autocast.is_enabled(x):
+        if (
+            is_plain(self.q, LINEAR_TYPES)
+            and are_plain((self.q.weight,))
+            and not autocast.is_enabled(x)
+        ):
             checks.check_like("SRAttention", "x", x, "the layer", self.q.weight)
         if self.linear or self.sr_ratio > 1:
             checks.check_map("SRAttention", x, H, W, least=1 if self.linear else self.sr_ratio)
-        result = forward(self._parts(), x, H, W, self.training)
-        return result if drops_nothing(self.proj_drop) else self.proj_drop(result)
 
     def _parts(self) -> Parts:
         # by self._modules: a part that is missing has no attribute

@@ -12,10 +12,15 @@ from typing import NamedTuple, TypeGuard, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 
+from pvt_kernels.backends import transforms
+from pvt_kernels.ops import autocast
 from pvt_kernels.ops.attention import attention
 from pvt_kernels.ops.multi_head_attention import multi_head_attention
 from pvt_kernels.ops.spatial_reduction import spatial_reduction
+from pvt_kernels.ops.sr_attention import sr_attention
 
 # of a linear layer: weight and bias
 Weights = tuple[Tensor, Tensor | None]
@@ -24,6 +29,14 @@ Projection = nn.Module | Weights
 
 # out_proj of torch.nn.MultiheadAttention is a Linear under a name of its own
 LINEAR_TYPES = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
+# all others compute in their own way: quantised, distributed, symbolic; of the last two there is
+# one for each of these, with its dtype and shape, while PyTorch traces
+TENSOR_TYPES = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)
+# what PyTorch's layers compute; somebody may have put another function in its place for all
+FORWARDS = {
+    kind: kind.forward
+    for kind in (*LINEAR_TYPES, nn.Conv2d, nn.LayerNorm, nn.Dropout, nn.MultiheadAttention)
+}
 
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
@@ -60,6 +73,12 @@ def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> 
 
     In `training` the attention weights are dropped with the probability parts.dropout_p.
     """
+    dropout_p = parts.dropout_p if training else 0.0
+    if parts.pool is None and dropout_p == 0 and not _is_watched(x):
+        parameters = _parameters(parts, x)
+        if parameters is not None:
+            eps = 1e-5 if parts.norm is None else parts.norm.eps
+            return sr_attention(x, H, W, *parameters, parts.heads, parts.scale, eps)
     y = x
     if parts.pool is not None:
         assert parts.activation is not None and parts.conv is not None and parts.norm is not None
@@ -69,9 +88,31 @@ def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> 
     elif parts.conv is not None:
         assert parts.norm is not None
         y = reduce(x, H, W, parts.conv, parts.norm)
-    dropout_p = parts.dropout_p if training else 0.0
     layers = (parts.query, parts.keys_values, parts.out)
     return attend(x, y, *layers, parts.heads, parts.scale, dropout_p)
+
+
+def _parameters(parts: Parts, x: Tensor) -> tuple[Tensor | None, ...] | None:
+    """As `sr_attention` takes them, where no part does anything else; without calls, since it is
+    asked of every layer in every call."""
+    query, keys_values, out, conv, norm = (
+        parts.query,
+        parts.keys_values,
+        parts.out,
+        parts.conv,
+        parts.norm,
+    )
+    if not _are_linear((query, *keys_values, out), x):
+        return None
+    if conv is None:
+        reduction = (None, None, None, None)
+    elif _is_patch_conv(conv, x) and _is_layer_norm(norm, x):
+        reduction = (conv.weight, conv.bias, norm.weight, norm.bias)
+    else:
+        return None
+    layers = [*map(_weights, keys_values)]
+    kv = layers[0] if len(layers) == 1 else _stacked(*layers)
+    return (*reduction, *_weights(query), *kv, *_weights(out))
 
 
 def attend(
@@ -86,8 +127,9 @@ def attend(
 ) -> Tensor:
     """Attention of the tokens x to the tokens y: the op `multi_head_attention` on modules.
 
-    A projection that is no plain Linear (LoRA, quantised layers), or that somebody listens to by
-    a hook, is called as it is, and the op `attention` computes what is between.
+    A projection that is no plain Linear (LoRA, quantised layers, weights of a tensor subclass), or
+    that somebody listens to by a hook, is called as it is, and the op `attention` computes what is
+    between; so it is for all of them under a transform or a tracer.
 
     Args:
         x: (B, N, C).
@@ -100,25 +142,26 @@ def attend(
         (B, N, C).
     """
     layers = (query, *keys_values, out)
-    if _are_linear(layers):
+    if not _is_watched(x) and _are_linear(layers, x):
         (q_weight, q_bias), *kv, (out_weight, out_bias) = map(_weights, layers)
         kv_weight, kv_bias = kv[0] if len(kv) == 1 else _stacked(*kv)
         tensors = (q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias)
         return multi_head_attention(x, y, *tensors, heads, scale, dropout_p)
-    B, N, C = x.shape
-    q = _project(x, query).reshape(B, N, heads, C // heads)
-    kv = [_project(y, layer).reshape(B, y.shape[1], -1, heads, C // heads) for layer in keys_values]
-    k, v = kv[0].unbind(2) if len(kv) == 1 else (t.squeeze(2) for t in kv)
-    o = attention(q, k, v, scale, dropout_p)
-    return _project(o.reshape(B, N, C), out)
+    q = _project(x, query).unflatten(-1, (heads, -1))
+    if len(keys_values) == 1:
+        k, v = _project(y, keys_values[0]).unflatten(-1, (2, heads, -1)).unbind(2)
+    else:
+        k, v = (_project(y, layer).unflatten(-1, (heads, -1)) for layer in keys_values)
+    return _project(attention(q, k, v, scale, dropout_p).flatten(2), out)
 
 
 def reduce(x: Tensor, H: int, W: int, conv: nn.Module, norm: nn.Module) -> Tensor:
     """norm(conv(x)) on tokens (B, H*W, C): the op `spatial_reduction` on modules.
 
-    Modules of other kinds, or that somebody listens to by a hook, are called as they are.
+    Modules of other kinds, or that somebody listens to by a hook, are called as they are, and all
+    are under a transform or a tracer.
     """
-    if _is_patch_conv(conv) and conv.bias is not None and _is_layer_norm(norm):
+    if not _is_watched(x) and _is_patch_conv(conv, x) and _is_layer_norm(norm, x):
         parameters = (conv.weight, conv.bias, norm.weight, norm.bias)
         return spatial_reduction(x, H, W, *parameters, norm.eps)
     return norm(tokens(conv(image(x, H, W))))
@@ -126,7 +169,8 @@ def reduce(x: Tensor, H: int, W: int, conv: nn.Module, norm: nn.Module) -> Tenso
 
 def image(x: Tensor, H: int, W: int) -> Tensor:
     """Tokens (B, H*W, C) as a map (B, C, H, W)."""
-    return x.transpose(1, 2).reshape(*x.shape[::2], H, W)
+    B, _, C = x.shape
+    return x.transpose(1, 2).reshape(B, C, H, W)
 
 
 def tokens(image: Tensor) -> Tensor:
@@ -135,8 +179,21 @@ def tokens(image: Tensor) -> Tensor:
 
 
 def is_plain(module: nn.Module, types: Sequence[type[ModuleType]]) -> TypeGuard[ModuleType]:
-    """Whether a module is exactly of one of the types, and nobody listens to it."""
-    return type(module) in types and not is_listened_to(module)
+    """Whether a module is exactly of one of the types, computes it, and nobody listens to it."""
+    kind = type(module)
+    return (
+        kind in types
+        and (kind not in FORWARDS or kind.forward is FORWARDS[kind])
+        and not is_listened_to(module)
+    )
+
+
+def are_plain(tensors: Sequence[object]) -> bool:
+    """Whether none of these is a tensor subclass, such as a quantised or a distributed one.
+
+    Those that PyTorch traces with are no others than the tensors that they stand for.
+    """
+    return all(not isinstance(t, Tensor) or type(t) in TENSOR_TYPES for t in tensors)
 
 
 def is_listened_to(module: nn.Module) -> bool:
@@ -158,30 +215,72 @@ def drops_nothing(dropout: nn.Module) -> bool:
 def is_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether its forward is torch.nn.Conv2d's; mmcv's differs for empty tensors alone."""
     kind = type(module)
-    return kind is nn.Conv2d or (
+    return (kind is nn.Conv2d and kind.forward is FORWARDS[kind]) or (
         isinstance(module, nn.Conv2d)
         and (kind.__module__, kind.__name__) == ("mmcv.cnn.bricks.wrappers", "Conv2d")
     )
 
 
-def _are_linear(layers: Sequence[Projection]) -> TypeGuard[Sequence[nn.Linear | Weights]]:
-    return all(isinstance(layer, tuple) or is_plain(layer, LINEAR_TYPES) for layer in layers)
+def _is_watched(x: Tensor) -> bool:
+    """Whether a transform or a tracer is at work, torch.fx included, whose tensors are symbols."""
+    return bool(transforms.active()) or transforms.is_symbol(x)
 
 
-def _is_patch_conv(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
+def _are_linear(
+    layers: Sequence[Projection], x: Tensor
+) -> TypeGuard[Sequence[nn.Linear | Weights]]:
+    """Whether the op can compute them: plain, of x's dtype and device, and C -> C or C -> 2C."""
+    C = x.shape[-1]
+    rows = (C, 2 * C, C) if len(layers) == 3 else (C, C, C, C)
+    for layer, row in zip(layers, rows, strict=True):
+        if not (isinstance(layer, tuple) or is_plain(layer, LINEAR_TYPES)):
+            return False
+        weight, bias = _weights(layer)
+        if not _fit(x, weight, bias) or weight.shape != (row, C):
+            return False
+    return True
+
+
+def _is_patch_conv(conv: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
+    if not (is_conv(conv) and not is_listened_to(conv)):
+        return False
+    weight, bias = conv.weight, conv.bias
+    C = x.shape[-1]
     return (
-        is_conv(conv)
-        and not is_listened_to(conv)
+        bias is not None
+        and _fit(x, weight, bias)
+        # with groups they would be others
+        and weight.shape[:2] == (C, C)
         and conv.kernel_size == conv.stride
         and conv.kernel_size[0] == conv.kernel_size[1]
         and conv.padding in ("valid", (0, 0))
         and conv.dilation == (1, 1)
-        and conv.groups == 1
     )
 
 
-def _is_layer_norm(norm: nn.Module) -> TypeGuard[nn.LayerNorm]:
-    return is_plain(norm, (nn.LayerNorm,)) and norm.bias is not None
+def _is_layer_norm(norm: nn.Module, x: Tensor) -> TypeGuard[nn.LayerNorm]:
+    if not is_plain(norm, (nn.LayerNorm,)):
+        return False
+    weight, bias = norm.weight, norm.bias
+    return (
+        type(weight) in TENSOR_TYPES
+        and type(bias) in TENSOR_TYPES
+        and weight.shape == x.shape[-1:]
+        and weight.dtype == bias.dtype
+        and weight.dtype in (x.dtype, torch.float32)
+        and norm.eps > 0
+    )
+
+
+def _fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether a layer's tensors are plain, and in x's dtype or cast to it."""
+    if type(weight) not in TENSOR_TYPES:
+        return False
+    if bias is None:
+        return weight.dtype == x.dtype or autocast.is_enabled(x)
+    return type(bias) in TENSOR_TYPES and (
+        weight.dtype == bias.dtype == x.dtype or autocast.is_enabled(x)
+    )
 
 
 def _weights(layer: nn.Linear | Weights) -> Weights:

@@ -6,6 +6,7 @@
 #include "cpu/features.h"
 #include "cuda.h"
 #include "cuda/device.h"
+#include "driver.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -70,4 +71,5 @@ PYBIND11_MODULE(_C, m) {
         "when there is no such device.");
   bind_cpu(m.def_submodule("cpu", "The CPU kernels."));
   bind_cuda(m.def_submodule("cuda", "The CUDA kernels."));
+  bind_driver(m.def_submodule("driver", "Launches of kernels that were compiled elsewhere."));
 }

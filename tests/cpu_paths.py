@@ -1,4 +1,5 @@
-"""Runs the tests of the CPU kernels on every code path of this CPU below its own.
+"""Runs the tests of the CPU kernels on every code path of this CPU below its own, and on amx_bf16
+by a stand-in for AMX's instructions.
 
 PyTorch is held to the same instructions, since its errors are the yardstick.
 """
@@ -9,11 +10,14 @@ import sys
 
 from pvt_kernels._C import cpu
 
+from .csrc import amx_module
+
 # what ATen, MKL and oneDNN call a code path's instructions
 PYTORCH = {
     "portable": ("default", "SSE4_2", "SSE41"),
     "avx2": ("avx2", "AVX2", "AVX2"),
     "avx512": ("avx512", "AVX512", "AVX512_CORE"),
+    "avx512_bf16": ("avx512", "AVX512", "AVX512_CORE_BF16"),
 }
 VARIABLES = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 TESTS = (
@@ -22,15 +26,21 @@ TESTS = (
 )
 
 
+def passes(path: str, variables: dict[str, str], *options: str) -> bool:
+    print(f"==> {path}", flush=True)
+    environment = {**os.environ, **variables, "PVT_KERNELS_CPU_CAPABILITY": path}
+    command = [sys.executable, "-m", "pytest", *options, *TESTS]
+    return subprocess.run(command, env=environment).returncode == 0
+
+
 def main() -> int:
     failed = []
     for path in cpu.capabilities()[:-1]:
-        print(f"==> {path}", flush=True)
-        held = dict(zip(VARIABLES, PYTORCH[path], strict=True))
-        environment = {**os.environ, **held, "PVT_KERNELS_CPU_CAPABILITY": path}
-        command = [sys.executable, "-m", "pytest", *TESTS]
-        if subprocess.run(command, env=environment).returncode != 0:
+        if not passes(path, dict(zip(VARIABLES, PYTORCH[path], strict=True))):
             failed.append(path)
+    stand_in = {amx_module.VARIABLE: str(amx_module.build())}
+    if not passes("amx_bf16", stand_in, "-p", amx_module.__name__):
+        failed.append("amx_bf16, by the stand-in")
     if failed:
         print(f"failed on {', '.join(failed)}")
     return int(bool(failed))

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pvt_kernels import SRAttention, use_backend
 
-from .error_budget import Budget, samples_for_a_ratio
+from .error_budget import Budget, check, samples_for_a_ratio
 from .ops.cases import BACKEND_PARAMS, budget_cases, trials
 from .published import sra
 
@@ -81,7 +81,7 @@ def test_error_budget_against_the_published_formula(name, dtype, backend):
             return layer(x, H, W)
 
     actual, _ = functional(forward, layer, H, W)
-    budget.check(actual, trials(backend, budget))
+    check(budget, actual, trials(backend, budget))
 
 
 # one backend after the other is checked on the same samples

@@ -77,6 +77,7 @@ void backward(const AttentionSizes& s, const Heads& d_o, const Heads& q, const H
   int team = 1;
 #pragma omp parallel num_threads(s.threads)
   {
+    const Registers<A> registers;
     const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
     if (thread == 0) team = threads;
     auto w = scratch_of(thread);

@@ -41,6 +41,7 @@ void forward(const AttentionSizes& s, const Heads& q, const Heads& k, const Head
   const Tiles tiles(s.batch * s.heads, s.queries, s.threads);
 #pragma omp parallel num_threads(s.threads)
   {
+    const Registers<A> registers;
     const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
     Scratch own(workspace, shared.shared_bytes + thread * shared.thread_bytes);
     typename ForwardScratch<A>::Thread w(s, own);

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "cpu/attention.h"
+#include "cpu/overlap.h"
 #include "cpu/tiles.h"
 
 namespace pvt_kernels::cpu {
@@ -37,7 +38,7 @@ struct Packed {
 
   static Packed by_channel(const AttentionSizes& s, Scratch& scratch) {
     const std::int64_t stride = padded_channels(s.head_dim);
-    const std::int64_t per_head = units_of<A>(s.keys) * stride;
+    const std::int64_t per_head = padded_units<A>(units_of<A>(s.keys)) * stride;
     return {scratch.take<typename A::Unit>(s.batch * s.heads * per_head), stride, per_head};
   }
 
@@ -59,10 +60,10 @@ void pack_by_key(const Packed<A>& to, const Heads& from, const AttentionSizes& s
 template <class A, class T>
 void pack_by_channel(const Packed<A>& to, const Heads& from, const AttentionSizes& s,
                      std::int64_t batch_head, std::int64_t first, std::int64_t count) {
+  typename A::Unit* rows = to.data + batch_head * to.per_head + first / A::kValues * to.stride;
   copy_row_units<A, T>(head_row<T>(from, batch_head / s.heads, batch_head % s.heads, first),
-                       from.token_stride, count, s.head_dim,
-                       to.data + batch_head * to.per_head + first / A::kValues * to.stride,
-                       to.stride);
+                       from.token_stride, count, s.head_dim, rows, to.stride);
+  turn_blocks<A>(rows, units_of<A>(count), to.stride);
 }
 
 // Calls f(batch_head, first, count) for all blocks of keys, by the threads of the enclosing region.
@@ -90,38 +91,50 @@ void score(const ByRows<A>& k, std::int64_t keys, const float* bias, const typen
   multiply_chains(k, keys, q, kColumns, columns, scores, kColumns, bias != nullptr);
 }
 
+// The same, to be computed a column of tiles at a time.
+template <class A>
+BiasedColumnProduct<ByRows<A>> scoring(const ByRows<A>& k, std::int64_t keys, const float* bias,
+                                       const typename A::Unit* q, float* scores) {
+  return {{k, keys, q, kColumns, {scores, kColumns, bias != nullptr}}, bias};
+}
+
 template <class A>
 struct ForwardTile {
   float *scores, *maximum, *total, *rescale;
+  // of the next block of keys, where they are computed beside this one's softmax
+  float* next_scores;
 
   explicit ForwardTile(Scratch& scratch) {
     scores = scratch.take(kKeys * kColumns);
+    next_scores = scratch.take(kInTiles<A> ? kKeys * kColumns : 0);
     for (float** row : {&maximum, &total, &rescale}) *row = scratch.take(kColumns);
   }
 };
 
-// Calls f(first, count) for all keys, at most four together, so that the operations of one fill
-// the waits of another's; `count` is a constant, and `first` even.
+// Calls f(first, count) for keys [begin, end), at most four together, so that the operations of one
+// fill the waits of another's; `count` is a constant, and `first` even, as `begin` is.
 template <class F>
-void for_each_few_keys(std::int64_t keys, F f) {
-  std::int64_t key = 0;
-  for (; key + 4 <= keys; key += 4) f(key, std::integral_constant<int, 4>());
-  for (; key + 2 <= keys; key += 2) f(key, std::integral_constant<int, 2>());
-  if (key < keys) f(key, std::integral_constant<int, 1>());
+void for_each_few_keys(std::int64_t begin, std::int64_t end, F f) {
+  std::int64_t key = begin;
+  for (; key + 4 <= end; key += 4) f(key, std::integral_constant<int, 4>());
+  for (; key + 2 <= end; key += 2) f(key, std::integral_constant<int, 2>());
+  if (key < end) f(key, std::integral_constant<int, 1>());
 }
 
 // Turns scores[keys][kColumns] into units of probabilities relative to each column's running
 // maximum, adds them to its total, and sets `rescale` to what earlier results have to be
 // multiplied by: the online softmax of Milakov and Gimelshein (2018), in base 2. `extreme` finds
-// the score that the factor makes the highest.
-template <class A, Vec (*extreme)(Vec, Vec)>
-void softmax(ForwardTile<A>& w, std::int64_t keys, std::int64_t columns, float factor) {
+// the score that the factor makes the highest. `beside` is what tiles compute meanwhile.
+template <class A, Vec (*extreme)(Vec, Vec), class Beside>
+void softmax(ForwardTile<A>& w, std::int64_t keys, std::int64_t columns, float factor,
+             const Beside& beside) {
   auto* p = reinterpret_cast<typename A::Unit*>(w.scores);
   for (std::int64_t c = 0; c < columns; c += kLanes) {
     const float* scores = w.scores + c;
+    beside.begin(0, c);
     Vec found[4];
     for (Vec& of_some : found) of_some = load(scores);
-    for_each_few_keys(keys, [&](auto first, auto count) {
+    for_each_few_keys(0, keys, [&](auto first, auto count) {
       for (int i = 0; i < count; ++i)
         found[i] = extreme(found[i], load(scores + (first + i) * kColumns));
     });
@@ -131,7 +144,7 @@ void softmax(ForwardTile<A>& w, std::int64_t keys, std::int64_t columns, float f
     const Vec rescale = A::exp2(earlier - highest);
     // this block's alone, and of every other key: rounding errors grow with the length of a chain
     Vec totals[2] = {};
-    for_each_few_keys(keys, [&](auto first, auto count) {
+    const auto exponentiate = [&](auto first, auto count) {
       // of an odd last key the partner is 0
       Vec probability[count + 1] = {};
       for (int i = 0; i < count; ++i)
@@ -142,7 +155,15 @@ void softmax(ForwardTile<A>& w, std::int64_t keys, std::int64_t columns, float f
           store(p + (first + i) / A::kValues * kColumns + c,
                 A::units(probability[i], probability[i + 1]));
       }
-    });
+    };
+    const std::int64_t half = Beside::kParts == 2 ? keys / 8 * 4 : 0;
+    if constexpr (Beside::kParts == 2) {
+      for_each_few_keys(0, half, exponentiate);
+      beside.complete(0, c);
+      beside.begin(1, c);
+    }
+    for_each_few_keys(half, keys, exponentiate);
+    beside.complete(Beside::kParts - 1, c);
     store(w.maximum + c, highest);
     store(w.rescale + c, rescale);
     store(w.total + c, load(w.total + c) * rescale + (totals[0] + totals[1]));
@@ -158,17 +179,42 @@ void attend(const AttentionSizes& s, const Packed<A>& k, const Packed<A>& v, con
   std::fill(w.maximum, w.maximum + kColumns, -std::numeric_limits<float>::infinity());
   std::fill(w.total, w.total + kColumns, 0.0f);
   fill_rows(out, s.head_dim, nullptr);
-  const auto* p = reinterpret_cast<const typename A::Unit*>(w.scores);
+  const auto keys_at = [&](std::int64_t key) {
+    return ByRows<A>{k.at(batch_head, key), k.stride, k.stride};
+  };
+  const auto bias_at = [&](std::int64_t key) {
+    return key_bias == nullptr ? nullptr : key_bias + key;
+  };
+  const auto softmax_beside = [&](std::int64_t keys, const auto& beside) {
+    if (s.scale < 0)
+      softmax<A, min>(w, keys, count, s.scale * kLog2e, beside);
+    else
+      softmax<A, max>(w, keys, count, s.scale * kLog2e, beside);
+  };
+  const RescaleAndAdd finish{out, kColumns, w.rescale};
+  if (kInTiles<A>) score(keys_at(0), std::min(kKeys, s.keys), bias_at(0), q, count, w.scores);
   for (std::int64_t key = 0; key < s.keys; key += kKeys) {
     const std::int64_t keys = std::min(kKeys, s.keys - key);
-    score(ByRows<A>{k.at(batch_head, key), k.stride, k.stride}, keys,
-          key_bias == nullptr ? nullptr : key_bias + key, q, count, w.scores);
-    if (s.scale < 0)
-      softmax<A, min>(w, keys, count, s.scale * kLog2e);
-    else
-      softmax<A, max>(w, keys, count, s.scale * kLog2e);
-    multiply(ByColumns<A>{v.at(batch_head, key / A::kValues), v.stride, units_of<A>(keys)},
-             s.head_dim, p, kColumns, count, RescaleAndAdd{out, kColumns, w.rescale});
+    const auto* p = reinterpret_cast<const typename A::Unit*>(w.scores);
+    const ByColumns<A> values{v.at(batch_head, key / A::kValues), v.stride, units_of<A>(keys)};
+    if constexpr (kInTiles<A>) {
+      // beside the softmax of a column of tiles the next block's scores of it, and the results of
+      // the column before, whose probabilities are there
+      const std::int64_t next = key + kKeys, next_keys = std::min(kKeys, s.keys - next);
+      using Results = ColumnProduct<ByColumns<A>, RescaleAndAdd>;
+      const Results results{values, s.head_dim, p, kColumns, finish};
+      softmax_beside(
+          keys, TwoProducts<BiasedColumnProduct<ByRows<A>>, Results, kLanes>{
+                    scoring(keys_at(next), next_keys, bias_at(next), q, w.next_scores), results});
+      const std::int64_t last_column = (count - 1) / kLanes * kLanes;
+      results.begin(last_column);
+      results.complete(last_column);
+      std::swap(w.scores, w.next_scores);
+    } else {
+      score(keys_at(key), keys, bias_at(key), q, count, w.scores);
+      softmax_beside(keys, Nothing());
+      multiply(values, s.head_dim, p, kColumns, count, finish);
+    }
   }
   for (std::int64_t c = 0; c < count; c += kLanes) {
     const Vec inverse = 1.0f / load(w.total + c);
@@ -190,6 +236,8 @@ struct BackwardTile {
   float *dq, *lse, *delta, *total;
   // of a block of keys: P and dS, and dS as a right factor over keys
   float *p, *ds;
+  // of the next one, where S and dP are computed beside this one's softmax
+  float *next_p, *next_ds;
   Unit* ds_units;
 
   BackwardTile(const AttentionSizes& s, Scratch& scratch) {
@@ -200,6 +248,8 @@ struct BackwardTile {
     dq = scratch.take(channels * kColumns);
     for (float** row : {&lse, &delta, &total}) *row = scratch.take(kColumns);
     for (float** tile : {&p, &ds}) *tile = scratch.take(kKeys * kColumns);
+    for (float** tile : {&next_p, &next_ds})
+      *tile = scratch.take(kInTiles<A> ? kKeys * kColumns : 0);
     if constexpr (A::kValues == 1)
       ds_units = ds;
     else
@@ -217,11 +267,12 @@ inline void load_lse(const float* lse, std::int64_t count, float* tile) {
 
 // P = exp(S * scale - lse) over the scores S, and dS = P * (dP - delta) over dP; adds each column
 // of P to its total, and each row of dS, a lane for each, to dkey_bias[keys][kLanes] if it is not
-// null.
-template <class A>
+// null. `beside` is what tiles compute meanwhile.
+template <class A, class Beside>
 void differentiate_softmax(BackwardTile<A>& w, std::int64_t keys, std::int64_t columns,
-                           float factor, float* dkey_bias) {
+                           float factor, float* dkey_bias, const Beside& beside) {
   for (std::int64_t c = 0; c < columns; c += kLanes) {
+    beside.begin(0, c);
     // in two parts, for the same reason that the forward rounds it once
     const Vec lse = load(w.lse + c) * kLog2e, delta = load(w.delta + c);
     Vec rest;
@@ -241,11 +292,16 @@ void differentiate_softmax(BackwardTile<A>& w, std::int64_t keys, std::int64_t c
       return gradient;
     };
     for (std::int64_t key = 0; key < keys; key += 2) {
+      if (Beside::kParts == 2 && key == keys / 4 * 2) {
+        beside.complete(0, c);
+        beside.begin(1, c);
+      }
       const Vec first = row(key);
       const Vec second = key + 1 < keys ? row(key + 1) : Vec{};
       if constexpr (A::kValues == 2)
         store(w.ds_units + key / 2 * kColumns + c, A::units(first, second));
     }
+    beside.complete(Beside::kParts - 1, c);
     store(w.total + c, load(w.total + c) + (totals[0] + totals[1]));
   }
 }
@@ -267,14 +323,34 @@ void differentiate(const AttentionSizes& s, const Packed<A>& k, const Packed<A>&
   const std::int64_t columns = round_up(count, kLanes);
   fill_rows(w.dq, d, nullptr);
   std::fill(w.total, w.total + kColumns, 0.0f);
+  const auto keys_at = [&](std::int64_t key) {
+    return ByRows<A>{k.at(batch_head, key), k.stride, k.stride};
+  };
+  const auto values_at = [&](std::int64_t key) {
+    return ByRows<A>{v.at(batch_head, key), v.stride, v.stride};
+  };
+  const auto bias_at = [&](std::int64_t key) {
+    return key_bias == nullptr ? nullptr : key_bias + key;
+  };
   for (std::int64_t key = 0; key < s.keys; key += kKeys) {
     const std::int64_t keys = std::min(kKeys, s.keys - key);
-    score(ByRows<A>{k.at(batch_head, key), k.stride, k.stride}, keys,
-          key_bias == nullptr ? nullptr : key_bias + key, w.q, columns, w.p);
-    multiply_chains(ByRows<A>{v.at(batch_head, key), v.stride, v.stride}, keys, w.d_o, kColumns,
-                    columns, w.ds, kColumns);
-    differentiate_softmax<A>(w, keys, columns, s.scale * kLog2e,
-                             to.dkey_bias == nullptr ? nullptr : to.dkey_bias + key * kLanes);
+    float* const dkey_bias = to.dkey_bias == nullptr ? nullptr : to.dkey_bias + key * kLanes;
+    // of tiles only the first block's: the others come from beside the softmax before
+    if (!kInTiles<A> || key == 0) {
+      score(keys_at(key), keys, bias_at(key), w.q, columns, w.p);
+      multiply_chains(values_at(key), keys, w.d_o, kColumns, columns, w.ds, kColumns);
+    }
+    if constexpr (kInTiles<A>) {
+      const std::int64_t next = key + kKeys, next_keys = std::min(kKeys, s.keys - next);
+      using Scores = BiasedColumnProduct<ByRows<A>>;
+      using Gradients = ColumnProduct<ByRows<A>, Write>;
+      const TwoProducts<Scores, Gradients, 0> beside{
+          scoring(keys_at(next), next_keys, bias_at(next), w.q, w.next_p),
+          {values_at(next), next_keys, w.d_o, kColumns, {w.next_ds, kColumns}}};
+      differentiate_softmax<A>(w, keys, columns, s.scale * kLog2e, dkey_bias, beside);
+    } else {
+      differentiate_softmax<A>(w, keys, columns, s.scale * kLog2e, dkey_bias, Nothing());
+    }
     multiply(
         ByColumns<A>{k_by_channel.at(batch_head, key / A::kValues), channels, units_of<A>(keys)}, d,
         w.ds_units, kColumns, columns, Add{w.dq, kColumns});
@@ -282,6 +358,10 @@ void differentiate(const AttentionSizes& s, const Packed<A>& k, const Packed<A>&
              Add{to.dv + key * channels, channels});
     multiply(by_rows<A>(w.ds, keys, columns), keys, w.q_rows, channels, d,
              Add{to.dk + key * channels, channels});
+    if (kInTiles<A>) {
+      std::swap(w.p, w.next_p);
+      std::swap(w.ds, w.next_ds);
+    }
   }
   // the total is 1 but for the rounding of lse, which is not to scale all of dq
   for (std::int64_t c = 0; c < columns; c += kLanes) {

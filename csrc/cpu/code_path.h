@@ -43,5 +43,10 @@ namespace avx512_bf16 {
 extern const CodePath kernels;
 }
 #endif
+#if defined(__x86_64__) || defined(PVT_KERNELS_AMX_STAND_IN)
+namespace amx_bf16 {
+extern const CodePath kernels;
+}
+#endif
 
 }  // namespace pvt_kernels::cpu

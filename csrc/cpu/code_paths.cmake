@@ -31,6 +31,9 @@ function(add_code_path path)
   target_sources(pvt_kernels PRIVATE $<TARGET_OBJECTS:cpu_${path}>)
 endfunction()
 
+# for tests: AMX's instructions in plain C++, for every machine
+option(PVT_KERNELS_AMX_STAND_IN "Compute AMX's tile instructions by a stand-in" OFF)
+
 add_code_path(portable)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(avx2 -mavx2 -mfma)
@@ -38,5 +41,16 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(avx512 ${avx2} -mavx512f -mavx512dq -mavx512bw -mavx512vl -mprefer-vector-width=512)
   add_code_path(avx512 ${avx512})
   # for all but bf16 it would be the same code again, which takes a quarter of the time to compile
-  add_code_path(avx512_bf16 ${avx512} -mavx512bf16 -DPVT_KERNELS_BF16_ALONE)
+  set(avx512_bf16 ${avx512} -mavx512bf16 -DPVT_KERNELS_BF16_ALONE)
+  add_code_path(avx512_bf16 ${avx512_bf16})
+  if(NOT PVT_KERNELS_AMX_STAND_IN)
+    add_code_path(amx_bf16 ${avx512_bf16} -mamx-tile -mamx-bf16 -DPVT_KERNELS_AMX)
+  endif()
+endif()
+
+if(PVT_KERNELS_AMX_STAND_IN)
+  add_code_path(amx_bf16 -DPVT_KERNELS_BF16_ALONE -DPVT_KERNELS_AMX -Wno-psabi)
+  target_compile_definitions(cpu_amx_bf16 PRIVATE PVT_KERNELS_AMX_STAND_IN)
+  target_include_directories(cpu_amx_bf16 PRIVATE "${cpu_folder}/../../tests/csrc")
+  target_compile_definitions(pvt_kernels PRIVATE PVT_KERNELS_AMX_STAND_IN)
 endif()

@@ -26,10 +26,18 @@ const std::vector<Capability>& found_capabilities() {
       if (has["avx512f"] && has["avx512dq"] && has["avx512bw"] && has["avx512vl"]) {
         all.push_back({"avx512", &avx512::kernels, &avx512::kernels});
         // which has kernels for bf16 alone
-        if (has["avx512_bf16"])
+        if (has["avx512_bf16"]) {
           all.push_back({"avx512_bf16", &avx512::kernels, &avx512_bf16::kernels});
+#if !defined(PVT_KERNELS_AMX_STAND_IN)
+          if (has["amx_tile"] && has["amx_bf16"] && request_amx())
+            all.push_back({"amx_bf16", &avx512::kernels, &amx_bf16::kernels});
+#endif
+        }
       }
     }
+#endif
+#if defined(PVT_KERNELS_AMX_STAND_IN)
+    all.push_back({"amx_bf16", all.back().kernels, &amx_bf16::kernels});
 #endif
     return all;
   }();

@@ -8,7 +8,7 @@
 namespace pvt_kernels::cpu {
 
 // The code paths that this CPU can run, the slowest first: "portable", "avx2", "avx512",
-// "avx512_bf16".
+// "avx512_bf16", "amx_bf16".
 std::vector<std::string> capabilities();
 
 // The one that runs: the fastest, or what PVT_KERNELS_CPU_CAPABILITY names. Throws

@@ -2,6 +2,11 @@
 
 #include <cstdint>
 
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #if defined(__x86_64__) || defined(_M_X64)
 #define PVT_KERNELS_X86_64
 #ifdef _MSC_VER
@@ -89,6 +94,16 @@ std::map<std::string, bool> cpu_features() { return {{"neon", true}}; }
 
 std::map<std::string, bool> cpu_features() { return {}; }
 
+#endif
+
+#if defined(__linux__) && defined(__x86_64__)
+bool request_amx() {
+  // of Linux's asm/prctl.h, and the tiles' bit in XCR0
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#else
+bool request_amx() { return false; }
 #endif
 
 }  // namespace pvt_kernels

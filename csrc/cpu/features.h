@@ -10,4 +10,8 @@ namespace pvt_kernels {
 // without code paths of its own has none.
 std::map<std::string, bool> cpu_features();
 
+// Asks the operating system for AMX's tiles, for all threads of the process, present and to come.
+// False where it refuses, or is one that is not known to grant them.
+bool request_amx();
+
 }  // namespace pvt_kernels

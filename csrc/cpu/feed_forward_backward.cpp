@@ -110,8 +110,8 @@ struct BackwardScratch {
       gradients = scratch.take(kHidden * kColumns);
       gradient_units = scratch.take<Unit>(units_of<A>(kHidden) * kColumns);
       fc1 = scratch.take<Unit>(kHidden * units);
-      fc1_columns = scratch.take<Unit>(units_of<A>(kHidden) * width);
-      fc2_columns = scratch.take<Unit>(units * kHidden);
+      fc1_columns = scratch.take<Unit>(padded_units<A>(units_of<A>(kHidden)) * width);
+      fc2_columns = scratch.take<Unit>(padded_units<A>(units) * kHidden);
     }
   };
 };
@@ -233,7 +233,9 @@ class Backward {
       const Sums of_chunk = sums.from_row(row, w.width);
       copy_rows<A, T>(fc1 + first * C, C, chunk.count, C, w.fc1);
       copy_row_units<A, T>(fc1 + first * C, C, chunk.count, C, w.fc1_columns, w.width);
+      turn_blocks<A>(w.fc1_columns, units_of<A>(chunk.count), w.width);
       copy_row_units<A, T>(fc2 + first, s_.hidden, C, chunk.count, w.fc2_columns, kHidden);
+      turn_blocks<A>(w.fc2_columns, units_of<A>(C), kHidden);
       if (s_.convolved) {
         compute_map<A>(f_, slab, w.fc1, first, chunk.count, w.x, w.in_map, w.hidden, w.stride);
         clear_around(near, w.doutput, chunk.count, w.stride);
@@ -375,6 +377,7 @@ void backward(const FeedForward& f, const Tokens& dresult, typename T::Storage* 
   {
     Scratch own(workspace, shared_scratch.bytes() + omp_get_thread_num() * size_of_thread.bytes());
     Thread w(shared, own);
+    const Registers<A> registers;
 #pragma omp for schedule(static)
     for (std::int64_t worker = 0; worker < shared.workers(); ++worker) {
       passes.work(worker, w, [&](const Slab& slab, const float* tiles) {

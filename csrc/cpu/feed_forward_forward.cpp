@@ -122,6 +122,7 @@ void forward(const FeedForward& f, typename T::Storage* result, void* workspace)
   {
     Scratch own(workspace, shared_scratch.bytes() + omp_get_thread_num() * size_of_thread.bytes());
     typename ForwardScratch<A, T>::Thread w(shared, own);
+    const Registers<A> registers;
 #pragma omp for schedule(static)
     for (std::int64_t i = 0; i < slabs.total * slabs.parts; ++i) {
       const Slab slab = slabs[i / slabs.parts];

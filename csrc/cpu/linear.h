@@ -71,8 +71,7 @@ class ColumnWeight {
         out_features_(out_features),
         in_features_(in_features),
         width_(width) {
-    if constexpr (!kInPlace)
-      copy_ = shared.take<Unit>(strips() * units_of<A>(out_features) * stride());
+    if constexpr (!kInPlace) copy_ = shared.take<Unit>(strips() * units() * stride());
   }
 
   std::int64_t strips() const { return (in_features_ + width_ - 1) / width_; }
@@ -85,12 +84,13 @@ class ColumnWeight {
   void prepare() const {
     if constexpr (!kInPlace) {
 #pragma omp for schedule(static) nowait
-      for (std::int64_t i = 0; i < strips() * units_of<A>(out_features_); ++i) {
-        const std::int64_t strip = i / units_of<A>(out_features_),
-                           row = i % units_of<A>(out_features_) * A::kValues;
-        copy_row_units<A, T>(weight_ + row * in_features_ + strip * width_, in_features_,
-                             std::min<std::int64_t>(A::kValues, out_features_ - row),
+      for (std::int64_t i = 0; i < strips() * units(); i += kPrepared) {
+        const std::int64_t strip = i / units(), row = i % units() * A::kValues;
+        const std::int64_t rows =
+            std::min<std::int64_t>(kPrepared * A::kValues, out_features_ - row);
+        copy_row_units<A, T>(weight_ + row * in_features_ + strip * width_, in_features_, rows,
                              columns(strip), copy_ + i * stride(), stride());
+        turn_blocks<A>(copy_ + i * stride(), units_of<A>(rows), stride());
       }
     }
   }
@@ -99,11 +99,14 @@ class ColumnWeight {
     if constexpr (kInPlace)
       return {weight_ + index * width_, in_features_, out_features_};
     else
-      return {copy_ + index * units_of<A>(out_features_) * stride(), stride(),
-              units_of<A>(out_features_)};
+      return {copy_ + index * units() * stride(), stride(), units_of<A>(out_features_)};
   }
 
  private:
+  // of the copy, what a thread takes at a time
+  static constexpr std::int64_t kPrepared = kInTiles<A> ? kTileSize : 1;
+
+  std::int64_t units() const { return padded_units<A>(units_of<A>(out_features_)); }
   std::int64_t stride() const { return round_up(width_, kLanes); }
 
   const typename T::Storage* weight_;

@@ -168,6 +168,7 @@ class Backward {
     int team = 1;
 #pragma omp parallel num_threads(s.threads)
     {
+      const Registers<A> registers;
       const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
       if (thread == 0) team = threads;
       Thread w = scratch_of(thread);
@@ -222,6 +223,7 @@ class Backward {
     const Tokens dkv{shared_.dkv, s.keys * 2 * C, 2 * C};
 #pragma omp parallel num_threads(team)
     {
+      const Registers<A> registers;
       for (int part = omp_get_thread_num(); part < s.threads; part += omp_get_num_threads()) {
         Thread w = scratch_of(part);
         linear_gradient<A, T>(w.weight, part, C, s.batch, s.queries, o, dresult_, to_.out);

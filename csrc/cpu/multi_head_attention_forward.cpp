@@ -141,6 +141,7 @@ void forward(const MultiHeadAttention& a, void* to_result, void* to_o, void* to_
   const Tiles keys(s.batch, s.keys, few ? 1 : s.threads);
 #pragma omp parallel num_threads(s.threads)
   {
+    const Registers<A> registers;
     Scratch own(workspace, shared_scratch.bytes() + omp_get_thread_num() * size_of_thread.bytes());
     typename ForwardScratch<A, T>::Thread w(a, own);
     shared.q_weight.prepare();

@@ -166,7 +166,7 @@ template <class A, class T>
 void weight_to_chunks(const SpatialReductionSizes& s, const typename T::Storage* weight,
                       std::int64_t unit, typename A::Unit* chunks) {
   const std::int64_t area = s.sr_ratio * s.sr_ratio, row = unit * A::kValues;
-  const std::int64_t chunk_size = units_of<A>(s.channels) * kColumns;
+  const std::int64_t chunk_size = padded_units<A>(units_of<A>(s.channels)) * kColumns;
   for (std::int64_t channel = 0; channel < s.channels; channel += kLanes) {
     for (std::int64_t r = 0; r < area; r += kLanes) {
       float first[kLanes * kLanes], second[kLanes * kLanes];

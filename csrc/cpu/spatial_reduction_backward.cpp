@@ -30,7 +30,8 @@ struct BackwardScratch {
     dz = shared.take(tile_count(s) * s.channels * kColumns);
     sums = shared.take(tile_count(s) * 3 * s.channels);
     dz_columns = shared.take<Unit>(tile_count(s) * units_of<A>(s.channels) * kColumns);
-    chunks = shared.take<Unit>(chunk_count(s) * units_of<A>(s.channels) * kColumns);
+    chunks =
+        shared.take<Unit>(chunk_count(s) * padded_units<A>(units_of<A>(s.channels)) * kColumns);
     dchunks = shared.take(chunk_count(s) * s.channels * kColumns);
     for (std::int64_t** table : {&offsets, &dx_offsets})
       *table = shared.take<std::int64_t>(s.patches());
@@ -111,6 +112,7 @@ void backward(const SpatialReductionSizes& s, const void* dy, const Tokens& x, c
   };
 #pragma omp parallel num_threads(s.threads)
   {
+    const Registers<A> registers;
     Scratch own(workspace, shared.shared_bytes + omp_get_thread_num() * shared.thread_bytes);
     typename BackwardScratch<A>::Thread w(s, own);
 #pragma omp for schedule(static) nowait
@@ -145,7 +147,9 @@ void backward(const SpatialReductionSizes& s, const void* dy, const Tokens& x, c
 #pragma omp for schedule(static)
     for (std::int64_t i = 0; i < chunk_count(s); ++i) {
       const Chunk c = chunk(s, i);
-      const ByColumns<A> weights{shared.chunks + i * units * kColumns, kColumns, units};
+      Unit* const rows = shared.chunks + i * padded_units<A>(units) * kColumns;
+      turn_blocks<A>(rows, units, kColumns);
+      const ByColumns<A> weights{rows, kColumns, units};
       float* dweights = shared.dchunks + i * s.channels * kColumns;
       fill_rows(dweights, s.channels, nullptr);
       for (std::int64_t tile = 0; tile < tile_count(s); ++tile) {

@@ -76,6 +76,7 @@ void forward(const SpatialReductionSizes& s, const Tokens& x, const Parameters& 
   const std::int64_t area = s.sr_ratio * s.sr_ratio, step = gathered_channels<A>(s);
 #pragma omp parallel num_threads(s.threads)
   {
+    const Registers<A> registers;
     Scratch own(workspace, shared.shared_bytes + omp_get_thread_num() * shared.thread_bytes);
     typename ForwardScratch<A, T>::Thread w(s, own);
     if constexpr (!kStoredAsUnits<A, T>) {

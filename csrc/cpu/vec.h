@@ -18,7 +18,7 @@
 namespace pvt_kernels::cpu {
 namespace {
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(PVT_KERNELS_AMX)
 constexpr int kVectorBytes = 64;
 // rows x vectors of a register block: 24 accumulators of 32 registers
 constexpr int kBlockVectors = 4;
@@ -255,6 +255,43 @@ struct F16 {
     for (int i = 0; i < kLanes; ++i) to[i] = from_float(x[i]);
   }
 };
+
+#if defined(__AVX512BF16__)
+// The bf16 of `first`, then those of `second`.
+inline Vec concatenate_bf16(Vec first, Vec second) {
+  return (Vec)_mm512_cvtne2ps_pbh(second, first);
+}
+
+// A bf16 of `first` beside one of `second`.
+inline Vec interleave_bf16(Vec first, Vec second) {
+  const auto halves = (__m512i)concatenate_bf16(first, second);
+  std::uint16_t order[32];
+  for (int i = 0; i < 32; ++i) order[i] = static_cast<std::uint16_t>(i / 2 + i % 2 * 16);
+  return (Vec)_mm512_permutexvar_epi16(_mm512_loadu_si512(order), halves);
+}
+#else
+inline Vec concatenate_bf16(Vec first, Vec second) {
+  std::uint16_t values[2 * kLanes];
+  BF16::from_floats(first, values);
+  BF16::from_floats(second, values + kLanes);
+  Vec both;
+  std::memcpy(&both, values, sizeof both);
+  return both;
+}
+
+inline Vec interleave_bf16(Vec first, Vec second) {
+  std::uint16_t values[2 * kLanes], pairs[2 * kLanes];
+  BF16::from_floats(first, values);
+  BF16::from_floats(second, values + kLanes);
+  for (int i = 0; i < kLanes; ++i) {
+    pairs[2 * i] = values[i];
+    pairs[2 * i + 1] = values[i + kLanes];
+  }
+  Vec both;
+  std::memcpy(&both, pairs, sizeof both);
+  return both;
+}
+#endif
 
 #if defined(PVT_KERNELS_BF16_ALONE)
 // As below, on a code path that is for bf16 alone.

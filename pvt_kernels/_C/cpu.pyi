@@ -21,7 +21,7 @@ FeedForwardSizes = tuple[int, int, int, int, int, bool, bool, str, str, int]
 
 def capabilities() -> list[str]:
     """The code paths this CPU can run, the slowest first: "portable", "avx2", "avx512",
-    "avx512_bf16"."""
+    "avx512_bf16", "amx_bf16"."""
 
 def capability() -> str:
     """The code path that runs. ValueError if PVT_KERNELS_CPU_CAPABILITY names none."""

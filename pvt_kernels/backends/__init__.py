@@ -15,6 +15,7 @@ from pvt_kernels.backends.registry import (
     decide,
     explain,
     get,
+    surroundings,
     use_backend,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "decide",
     "explain",
     "get",
+    "surroundings",
     "use_backend",
 ]

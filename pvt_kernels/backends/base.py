@@ -82,6 +82,8 @@ class Backend:
             and return.
         reasons: by the name of each op that it has, every reason why it can't run such a call.
         composite: see `modules`.
+        whole_layer: whether it also has the module `sr_attention`, where it runs both the
+            reduction and the attention of a layer.
         note: what else to know of how it runs such a call, such as by which instructions.
     """
 
@@ -89,6 +91,7 @@ class Backend:
     modules: Mapping[str, ModuleType]
     reasons: Mapping[str, Callable[[Any], list[str]]]
     composite: bool = False
+    whole_layer: bool = False
     note: Callable[[Any], str] = lambda inputs: ""
 
     def has(self, op: str) -> bool:

@@ -16,6 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from pvt_kernels._C import cpu_features
+from pvt_kernels.backends import forced as context
+from pvt_kernels.backends import transforms
 from pvt_kernels.backends.base import Backend, Inputs, describe
 from pvt_kernels.backends.tensors import allows_tf32
 
@@ -30,9 +32,7 @@ PYTORCH_NAMES = ("sdpa", "reference")
 _ENVIRONMENT_VARIABLE = "PVT_KERNELS_BACKEND"
 # every variable that a backend's choice or its reasons depend on
 _ENVIRONMENT = (_ENVIRONMENT_VARIABLE, "TRITON_INTERPRET")
-# process-wide, as PyTorch's own sdpa_kernel() is, so that torch.compile can guard on it
-_forced: str | None = None
-_warned: set[tuple[str, str]] = set()
+_warned: set[tuple[str, ...]] = set()
 # what was chosen before, by everything that the choice depends on
 _chosen: dict[tuple, str] = {}
 _recorded: ContextVar[list[Decision] | None] = ContextVar("recorded", default=None)
@@ -104,8 +104,8 @@ def get(name: str) -> Backend:
 
 def forced() -> str | None:
     """The backend that use_backend() or PVT_KERNELS_BACKEND asks for, if either does."""
-    if _forced is not None:
-        return _forced
+    if context.name is not None:
+        return context.name
     name = os.environ.get(_ENVIRONMENT_VARIABLE)
     if not name:
         return None
@@ -115,10 +115,13 @@ def forced() -> str | None:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Force every op of this package onto one backend, in the whole process.
+    """Force every op of this package onto one backend, in this thread or asyncio task alone.
 
     A call that the backend can't run raises RuntimeError with all reasons. Takes precedence over
-    the environment variable PVT_KERNELS_BACKEND.
+    the environment variable PVT_KERNELS_BACKEND, which holds for the whole process. As with every
+    contextvars.ContextVar a thread that starts within does not inherit it, and so neither do the
+    replicas of torch.nn.DataParallel: contextvars.copy_context().run carries it over. A backward
+    runs on the backend of its forward in any case.
 
     Args:
         name: "cuda", "triton", "cpu", "sdpa" or "reference".
@@ -127,12 +130,12 @@ def use_backend(name: str) -> Iterator[None]:
         ValueError: for another name.
     """
     _check_name(name, "use_backend: name")
-    global _forced
-    previous, _forced = _forced, name
+    # not by a token, with which torch.compile could not put it back
+    previous, context.name = context.name, name
     try:
         yield
     finally:
-        _forced = previous
+        context.name = previous
 
 
 def decide(inputs: Inputs) -> Decision:
@@ -142,7 +145,7 @@ def decide(inputs: Inputs) -> Decision:
         ValueError: if PVT_KERNELS_BACKEND names no backend.
     """
     names = priority(inputs.device, inputs.dtype)
-    able = {name: BACKENDS[name].not_supported_reasons(inputs) for name in BACKEND_NAMES}
+    able = {name: _not_supported_reasons(name, inputs) for name in BACKEND_NAMES}
     wanted = forced()
     candidates = names if wanted is None else (wanted,)
     chosen = next((name for name in candidates if not able[name]), None)
@@ -167,7 +170,7 @@ def select(inputs: Inputs) -> str:
     record = _recorded.get()
     preferred = forced() or priority(inputs.device, inputs.dtype)[0]
     # what most calls come to; nobody asks for the other backends' reasons
-    if record is None and not BACKENDS[preferred].not_supported_reasons(inputs):
+    if record is None and not _not_supported_reasons(preferred, inputs):
         return preferred
     decision = decide(inputs)
     if record is not None and decision not in record:
@@ -179,23 +182,30 @@ def select(inputs: Inputs) -> str:
     return decision.backend
 
 
+def _not_supported_reasons(name: str, inputs: Inputs) -> list[str]:
+    reasons = BACKENDS[name].not_supported_reasons(inputs)
+    if not BACKENDS[name].composite and (active := transforms.active()):
+        return [f"{active}, and only PyTorch's own functions support that", *reasons]
+    return reasons
+
+
 def choose(kind: Callable[..., Inputs], device: torch.device, *facts: object) -> str:
     """`select(kind(device, *facts))`, made once while torch.compile traces the caller.
 
     The compiled code keeps the answer, and compiles anew when use_backend() changes. Facts must
     be constants: of a size that dynamic shapes may make symbolic, pass operator.index(size).
     """
-    return _choose(kind, _forced, device, *facts)
+    return _choose(kind, context.name, device, *facts)
 
 
-# dynamo runs it as plain Python; it guards on `forced` because `choose` reads it while traced
+# dynamo guards on `forced` because `choose` reads it while traced
+@transforms.constant_when_traced
 def _choose(
     kind: Callable[..., Inputs], forced: str | None, device: torch.device, *facts: object
 ) -> str:
     recording = _recorded.get() is not None
-    # asking costs as much as a choice on the CPU, where nothing depends on it
-    tf32 = device.type == "cuda" and allows_tf32()
-    key = (kind, device, facts, forced, *map(os.environ.get, _ENVIRONMENT), tf32)
+    environment = map(os.environ.get, _ENVIRONMENT)
+    key = (kind, device, facts, forced, *environment, _tf32(device), transforms.active())
     if recording or key not in _chosen:
         # while dynamo traces a use_backend(), it has not taken place yet
         with nullcontext() if forced is None else use_backend(forced):
@@ -203,9 +213,17 @@ def _choose(
     return _chosen[key]
 
 
-# what torch.compiler.assume_constant_result sets; but that imports torch._dynamo, which takes as
-# long as half of PyTorch's own import, and most programs never compile
-vars(_choose)["_dynamo_marked_constant"] = True
+def surroundings(device: torch.device, dtype: torch.dtype) -> tuple[object, ...]:
+    """All that a choice, and what follows of it, depends on beside the facts about the call.
+
+    Where no transform or tracer is at work."""
+    tf32 = dtype == torch.float32 and _tf32(device)
+    return (context.name, *map(os.environ.get, _ENVIRONMENT), tf32)
+
+
+def _tf32(device: torch.device) -> bool:
+    # asking costs as much as a choice on the CPU, where nothing depends on it
+    return device.type == "cuda" and allows_tf32()
 
 
 def explain(fn: Callable[..., object], *args: object, **kwargs: object) -> list[Decision]:
@@ -241,7 +259,7 @@ def _warn_of_fallback(decision: Decision) -> None:
     passed_over = [
         n for n in names[: names.index(decision.backend)] if BACKENDS[n].has(inputs.within)
     ]
-    key = (inputs.op, inputs.device.type)
+    key = (inputs.op, inputs.device.type, transforms.active())
     if decision.backend not in PYTORCH_NAMES or not passed_over or key in _warned:
         return
     _warned.add(key)

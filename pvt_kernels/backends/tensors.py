@@ -35,6 +35,11 @@ def aligned_contiguous(tensor: Tensor) -> Tensor:
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
+def current_stream(device: int | None) -> int:
+    """The address of the stream that PyTorch works on, on the GPU of that index; 0 on the CPU."""
+    return 0 if device is None else torch._C._cuda_getCurrentRawStream(device)
+
+
 def memory_format(weight: Tensor) -> torch.memory_format:
     """Of a convolution's weight, and so of its gradient: channels_last where it is no other."""
     if weight.is_contiguous() or not weight.is_contiguous(memory_format=torch.channels_last):

@@ -94,12 +94,12 @@ def _run_and_write(
     except KeyboardInterrupt:
         if not results.measurements:
             raise KeyboardInterrupt("no case had ended, nothing was written") from None
-        table.write_text(markdown(results))
+        table.write_text(markdown(results), encoding="utf-8")
         raise KeyboardInterrupt(
             f"{results.ended} of {len(cases)} cases are in {samples} and {table}"
         ) from None
     print_tables(results, console)
-    table.write_text(markdown(results))
+    table.write_text(markdown(results), encoding="utf-8")
     written = [samples, table, *write_plots(results, folder)]
     console.print("Written:", *map(str, written), sep="\n  ", markup=False)
 

@@ -80,11 +80,12 @@ class PlainSRAttention(nn.Module):
     def forward(self, x: Tensor, H: int, W: int) -> Tensor:
         """(B, H*W, C) -> (B, H*W, C)."""
         B, N, C = x.shape
-        q = self.q(x).reshape(B, N, self.heads, -1).transpose(1, 2)
+        q = self.q(x).reshape(B, N, self.heads, C // self.heads).transpose(1, 2)
         if self.sr_ratio > 1:
             reduced = self.sr(x.transpose(1, 2).reshape(B, C, H, W))
             x = self.norm(reduced.flatten(2).transpose(1, 2))
-        k, v = self.kv(x).reshape(B, -1, 2, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        heads = (2, self.heads, C // self.heads)
+        k, v = self.kv(x).reshape(B, x.shape[1], *heads).permute(2, 0, 3, 1, 4)
         o = self.core(q, k, v, self.scale)
         return self.proj(o.transpose(1, 2).reshape(B, N, C))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 import re
+import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from pvt_kernels._C import cpu
+from pvt_kernels._C import cpu, cuda_device
 from pvt_kernels.benchmarking.extras import require
 from pvt_kernels.benchmarking.memory import total_memory
 
@@ -28,6 +29,16 @@ CPU_FLAGS = (
     "asimd",
     "bf16",
     "sve",
+)
+# of nvidia-smi
+GPU_STATE = (
+    "driver_version",
+    "clocks.sm",
+    "clocks.mem",
+    "clocks.max.sm",
+    "power.limit",
+    "power.draw",
+    "temperature.gpu",
 )
 
 # Microarchitectures of servers' CPUs by their family and model, as /proc/cpuinfo has them: what the
@@ -102,16 +113,9 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name).strip("-")
 
 
-def collect(device: torch.device, command: str, cases: int) -> dict:
-    """Versions, CPU, GPU, memory and date, for results.json.
-
-    Args:
-        command: that measures.
-        cases: how many it measures.
-    """
-    return {
-        "command": command,
-        "cases": cases,
+def facts(device: torch.device) -> dict[str, object]:
+    """Versions, CPU and GPU, their code paths, and the date."""
+    found: dict[str, object] = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -120,14 +124,51 @@ def collect(device: torch.device, command: str, cases: int) -> dict:
         "cpu_flags": cpu_flags(),
         "cpu_kernels": cpu_kernels(),
         "pytorch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": require("psutil").cpu_count(logical=False),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "device": device_name(device),
+    }
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        found |= {
+            "compute_capability": f"{major}.{minor}",
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "cuda_kernels": cuda_device(torch.cuda.current_device())["code"],
+            **gpu_state(),
+        }
+    return found
+
+
+def collect(device: torch.device, command: str, cases: int) -> dict:
+    """What results.json says of a run: `facts`, and what only the extra `bench` can tell.
+
+    Args:
+        command: that measures.
+        cases: how many it measures.
+    """
+    return {
+        "command": command,
+        "cases": cases,
+        **facts(device),
+        "cores": require("psutil").cpu_count(logical=False),
         "memory_bytes": total_memory(device),
     }
 
 
+def gpu_state() -> dict[str, str]:
+    """Driver, clocks and power of the first GPU as nvidia-smi has them; changes nothing."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(GPU_STATE)}", "--format=csv,noheader"]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"nvidia-smi": str(error)}
+    values = [value.strip() for value in lines.partition("\n")[0].split(",")]
+    if len(values) != len(GPU_STATE):
+        return {"nvidia-smi": f"printed {lines.strip()[:200]!r}"}
+    return dict(zip(GPU_STATE, values, strict=True))
+
+
 def _cpuinfo() -> str:
     path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
+    return path.read_text(encoding="utf-8") if path.exists() else ""

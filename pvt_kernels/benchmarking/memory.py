@@ -147,7 +147,7 @@ def resident_growth(call: Callable[[], object]) -> Peak:
     # else glibc raises the threshold as it goes, and keeps what was freed for later, or not
     libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
     libc.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before = _status("VmRSS")
     duration = seconds(call, torch.device("cpu"))
     return Peak(_status("VmHWM") - before, duration)
@@ -155,7 +155,7 @@ def resident_growth(call: Callable[[], object]) -> Peak:
 
 def _status(field: str) -> int:
     """Bytes of a line of /proc/self/status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"/proc/self/status has no {field}")
@@ -165,9 +165,9 @@ def _cgroup_limits() -> list[tuple[int, int]]:
     """(limit, usage) in bytes of the control group that the process is in, if it has a limit."""
     for limit_file, usage_file, statistics_file in _CGROUP_FILES:
         try:
-            limit = (_CGROUP / limit_file).read_text().strip()
-            usage = int((_CGROUP / usage_file).read_text())
-            statistics = (_CGROUP / statistics_file).read_text().split()
+            limit = (_CGROUP / limit_file).read_text(encoding="utf-8").strip()
+            usage = int((_CGROUP / usage_file).read_text(encoding="utf-8"))
+            statistics = (_CGROUP / statistics_file).read_text(encoding="utf-8").split()
         except FileNotFoundError:
             continue
         if limit != "max":

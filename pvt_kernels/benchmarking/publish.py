@@ -55,7 +55,7 @@ def publish(run: Path, readme: Path) -> list[Path]:
             f"RUN: {run} lacks layers of the README's table; accepted a run that has all stages at "
             f"{format_size(QUICK_SIZE)} in {DTYPE}"
         )
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
@@ -70,10 +70,10 @@ def publish(run: Path, readme: Path) -> list[Path]:
     for name, of_file in found.items():
         samples, table = folder / name, folder / FILES[name]
         shutil.copyfile(run / name, samples)
-        table.write_text(markdown(of_file))
+        table.write_text(markdown(of_file), encoding="utf-8")
         written += [samples, table, *write_plots(of_file, folder)]
     section = _section(results, layers, folder.relative_to(readme.parent).as_posix())
-    readme.write_text(f"{before}{BEGIN}\n{section}\n{END}{after}")
+    readme.write_text(f"{before}{BEGIN}\n{section}\n{END}{after}", encoding="utf-8")
     return [*written, readme]
 
 

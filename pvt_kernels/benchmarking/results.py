@@ -119,7 +119,9 @@ class Results:
         data = asdict(self)
         lines = ",\n".join(json.dumps(m) for m in data["measurements"])
         environment = json.dumps(data["environment"])
-        path.write_text(f'{{"environment": {environment},\n"measurements": [\n{lines}\n]}}\n')
+        path.write_text(
+            f'{{"environment": {environment},\n"measurements": [\n{lines}\n]}}\n', encoding="utf-8"
+        )
 
     @classmethod
     def load(cls, path: Path) -> Results:
@@ -129,7 +131,7 @@ class Results:
             ValueError: the file is not such JSON.
         """
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(path.read_text(encoding="utf-8"))
             measurements = [
                 Measurement(
                     **{**m, "case": Case(**{**m["case"], "size": tuple(m["case"]["size"])})}

@@ -13,10 +13,15 @@ LONGEST_S = 20.0
 # more samples of a fast contender would tell nothing new
 MOST_ROUNDS = 300
 MATMUL_SIZE, MATMUL_ROUNDS = 2048, 5
+# that no GPU's L2 is larger than; for a PyTorch that doesn't say
+LARGE_CACHE = 128 * 2**20
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """How long one call takes on the device."""
+    """How long one call takes: on a GPU between two events, with nothing before it under way.
+
+    The GPU's clock then counts what it waits for the host's launches too, as in eager mode.
+    """
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(device)
@@ -28,6 +33,13 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
+
+
+def cache_bytes(device: torch.device) -> int:
+    """Of a GPU's L2 cache; 0 for a CPU, whose calls are timed on one set of buffers."""
+    if device.type != "cuda":
+        return 0
+    return getattr(torch.cuda.get_device_properties(device), "L2_cache_size", LARGE_CACHE)
 
 
 def rotated(names: Sequence[str], round_index: int) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import cycle
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +43,8 @@ SEED = 0
 # and a backbone on small images.
 SAMPLED_QUERIES = 256
 SMALL_SIZE: Size = (224, 224)
+# small inputs don't fill a cache whatever their number
+MOST_COPIES = 64
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,23 @@ class Inputs:
         masked = [torch.zeros_like(g).index_copy(1, rows, g[:, rows]) for g in self.gradients]
         return Inputs(self.x, self.arguments, masked, rows)
 
+    @property
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.x, *self.gradients))
+
+    def copy(self) -> Inputs:
+        """The same numbers in other memory."""
+        gradients = [gradient.clone() for gradient in self.gradients]
+        return Inputs(_leaf(self.x, self.x.dtype), self.arguments, gradients, self.rows)
+
+    def write(self, other: Inputs) -> None:
+        """Write the numbers of another into this one's memory, and forget the gradient."""
+        self.x.grad = None
+        with torch.no_grad():
+            self.x.copy_(other.x)
+        for mine, others in zip(self.gradients, other.gradients, strict=True):
+            mine.copy_(others)
+
     def exact(self, change: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Inputs:
         """The same numbers in fp64, or these as `change` returns them."""
         gradients = [change(gradient.double()) for gradient in self.gradients]
@@ -79,6 +100,29 @@ def step(module: nn.Module, inputs: Inputs) -> list[Tensor]:
     outputs = _as_list(module(inputs.x, *inputs.arguments))
     torch.autograd.backward(outputs, inputs.gradients)
     return outputs
+
+
+class Ring:
+    """Copies of inputs that take turns, so that a GPU's caches are as they are in use.
+
+    The copies fill the L2 cache twice over, so that none of a call's tokens are there from the call
+    before; and the next one is written just before its call, as the layer before would have written
+    it. A CPU's calls all get the inputs themselves.
+    """
+
+    def __init__(self, inputs: Inputs, cache: int) -> None:
+        copies = math.ceil(2 * cache / inputs.bytes) if inputs.bytes else 0
+        self._inputs = inputs
+        self._copies = cycle([inputs.copy() for _ in range(min(copies, MOST_COPIES))] or [inputs])
+
+    def next(self) -> Inputs:
+        """Written, and without a gradient."""
+        copy = next(self._copies)
+        if copy is not self._inputs:
+            copy.write(self._inputs)
+        else:
+            copy.x.grad = None
+        return copy
 
 
 class Workload(ABC):

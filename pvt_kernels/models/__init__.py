@@ -9,7 +9,7 @@ import importlib.util
 import warnings
 
 from pvt_kernels.models.ablations import pvt_small_columnar, pvt_small_full_attention
-from pvt_kernels.models.checkpoint import load_checkpoint
+from pvt_kernels.models.checkpoint import Loaded, load_checkpoint
 from pvt_kernels.models.flops import count_flops
 from pvt_kernels.models.pvt import (
     PyramidVisionTransformer,
@@ -32,6 +32,7 @@ from pvt_kernels.models.pvt_v2 import (
 from pvt_kernels.models.registry import create, names
 
 __all__ = [
+    "Loaded",
     "PyramidVisionTransformer",
     "PyramidVisionTransformerV2",
     "count_flops",

@@ -7,9 +7,10 @@ from operator import index
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 from torch.utils.flop_counter import register_flop_formula
 
-from pvt_kernels.backends import AttentionInputs, choose, get
+from pvt_kernels.backends import AttentionInputs, choose, get, transforms
 from pvt_kernels.ops import autocast, checks
 from pvt_kernels.ops.torch_library import fake, operator
 
@@ -37,13 +38,16 @@ def attention(
         TypeError: for dtypes that don't fit.
         RuntimeError: if a forced backend can't run the call.
     """
+    if has_torch_function_variadic(q, k, v):
+        return handle_torch_function(attention, (q, k, v), q, k, v, scale, dropout_p)
     checks.check_rank("attention", "q", q, "(B, N, heads, d)")
     q, k, v = autocast.cast(q, k, v)
-    scale = default_scale(q.shape[-1]) if scale is None else scale
-    _check(q, k, v, scale)
-    if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"attention: dropout_p must be in [0, 1), got {dropout_p}")
-    head_dim = index(q.shape[-1])
+    with transforms.untraced():
+        scale = default_scale(q.shape[-1]) if scale is None else scale
+        _check(q, k, v, scale)
+        if not 0.0 <= dropout_p < 1.0:
+            raise ValueError(f"attention: dropout_p must be in [0, 1), got {dropout_p}")
+        head_dim = index(q.shape[-1])
     name = choose(AttentionInputs, q.device, q.dtype, head_dim, not dropout_p <= 0)
     return run_attention(q, k, v, scale, dropout_p, name)
 

@@ -6,9 +6,10 @@ from operator import index
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 from torch.utils.flop_counter import register_flop_formula
 
-from pvt_kernels.backends import FeedForwardInputs, choose, get
+from pvt_kernels.backends import FeedForwardInputs, choose, get, transforms
 from pvt_kernels.ops import autocast, checks
 from pvt_kernels.ops.torch_library import fake, operator
 
@@ -59,13 +60,17 @@ def feed_forward(
         TypeError: for dtypes that don't fit.
         RuntimeError: if a forced backend can't run the call.
     """
-    checks.check_rank("feed_forward", "x", x, "(B, N, C)")
     layers = (fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)
+    if has_torch_function_variadic(x, *layers):
+        arguments = (x, H, W, *layers, activation, relu_before_conv, dropout_p)
+        return handle_torch_function(feed_forward, (x, *layers), *arguments)
+    checks.check_rank("feed_forward", "x", x, "(B, N, C)")
     x, *layers = autocast.cast(x, *layers)
-    _check(x, H, W, *layers, activation, relu_before_conv)
-    if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"feed_forward: dropout_p must be in [0, 1), got {dropout_p}")
-    C, D = index(x.shape[-1]), index(layers[0].shape[0])
+    with transforms.untraced():
+        _check(x, *transforms.integers(H, W), *layers, activation, relu_before_conv)
+        if not 0.0 <= dropout_p < 1.0:
+            raise ValueError(f"feed_forward: dropout_p must be in [0, 1), got {dropout_p}")
+        C, D = index(x.shape[-1]), index(layers[0].shape[0])
     name = choose(FeedForwardInputs, x.device, x.dtype, C, D, not dropout_p <= 0)
     backend = get(name)
     if backend.composite:

@@ -8,9 +8,10 @@ from operator import index
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 from torch.utils.flop_counter import register_flop_formula
 
-from pvt_kernels.backends import MultiHeadAttentionInputs, choose, get
+from pvt_kernels.backends import MultiHeadAttentionInputs, choose, get, transforms
 from pvt_kernels.backends.reference.multi_head_attention import project
 from pvt_kernels.ops import autocast, checks
 from pvt_kernels.ops.attention import default_scale, run_attention
@@ -58,16 +59,21 @@ def multi_head_attention(
         TypeError: for dtypes that don't fit.
         RuntimeError: if a forced backend can't run the call.
     """
+    tensors = (x, y, q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias)
+    if has_torch_function_variadic(*tensors):
+        return handle_torch_function(
+            multi_head_attention, tensors, *tensors, heads, scale, dropout_p
+        )
     checks.check_rank("multi_head_attention", "x", x, "(B, N, C)")
     checks.check_size("multi_head_attention", "heads", heads, least=1)
-    tensors = (x, y, q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias)
     x, y, q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias = autocast.cast(*tensors)
-    scale = default_scale(x.shape[-1] / heads) if scale is None else scale
     layers = (q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias)
-    _check(x, y, *layers, heads, scale)
-    if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"multi_head_attention: dropout_p must be in [0, 1), got {dropout_p}")
-    head_dim = index(x.shape[-1]) // heads
+    with transforms.untraced():
+        scale = default_scale(x.shape[-1] / heads) if scale is None else scale
+        check(x, y, *layers, heads, scale)
+        if not 0.0 <= dropout_p < 1.0:
+            raise ValueError(f"multi_head_attention: dropout_p must be in [0, 1), got {dropout_p}")
+        head_dim = index(x.shape[-1]) // heads
     name = choose(MultiHeadAttentionInputs, x.device, x.dtype, head_dim, not dropout_p <= 0)
     if get(name).has("multi_head_attention"):
         tensors = (x, y, *layers)
@@ -146,7 +152,7 @@ def _(
     save: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _check(x, y, q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias, heads, scale)
+    check(x, y, q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias, heads, scale)
     B, N, C = x.shape
     lse = x.new_empty((B, heads, N), dtype=torch.float32)
     o = x.new_empty((B, N, C) if save else 0)
@@ -217,7 +223,7 @@ def _backward_flops(dresult_shape, x_shape, y_shape, *args, **kwargs) -> int:
     return 2 * B * C * (5 * N * M + N * C + 4 * N * C + 4 * M * C)
 
 
-def _check(
+def check(
     x: Tensor,
     y: Tensor,
     q_weight: Tensor,

@@ -7,9 +7,10 @@ from operator import index
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 from torch.utils.flop_counter import register_flop_formula
 
-from pvt_kernels.backends import SpatialReductionInputs, choose, get
+from pvt_kernels.backends import SpatialReductionInputs, choose, get, transforms
 from pvt_kernels.backends.tensors import memory_format
 from pvt_kernels.ops import autocast, checks
 from pvt_kernels.ops.torch_library import fake, operator
@@ -48,12 +49,18 @@ def spatial_reduction(
         TypeError: for dtypes that don't fit.
         RuntimeError: if a forced backend can't run the call.
     """
+    tensors = (x, weight, bias, norm_weight, norm_bias)
+    if has_torch_function_variadic(*tensors):
+        parameters = (weight, bias, norm_weight, norm_bias)
+        return handle_torch_function(spatial_reduction, tensors, x, H, W, *parameters, eps)
     checks.check_rank("spatial_reduction", "x", x, "(B, H*W, C)")
     x, weight, bias = autocast.cast(x, weight, bias)
-    arguments = (x, H, W, weight, bias, norm_weight, norm_bias, eps)
-    _check(*arguments)
-    C, R = index(x.shape[-1]), index(weight.shape[-1])
+    parameters = (weight, bias, norm_weight, norm_bias, eps)
+    with transforms.untraced():
+        check(x, *transforms.integers(H, W), *parameters)
+        C, R = index(x.shape[-1]), index(weight.shape[-1])
     name = choose(SpatialReductionInputs, x.device, x.dtype, C, R)
+    arguments = (x, H, W, *parameters)
     backend = get(name)
     if backend.composite:
         return backend.modules["spatial_reduction"].spatial_reduction(*arguments)
@@ -112,7 +119,7 @@ def _(
     eps: float,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check(x, H, W, weight, bias, norm_weight, norm_bias, eps)
+    check(x, H, W, weight, bias, norm_weight, norm_bias, eps)
     B, _, C = x.shape
     M = (H // weight.shape[-1]) * (W // weight.shape[-1])
     saved = torch.promote_types(x.dtype, torch.float32)
@@ -179,7 +186,7 @@ def _backward_flops(dy_shape, x_shape, H, W, weight_shape, *args, **kwargs) -> i
     return 2 * _forward_flops(x_shape, H, W, weight_shape)
 
 
-def _check(
+def check(
     x: Tensor,
     H: int,
     W: int,

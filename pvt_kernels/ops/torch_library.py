@@ -11,6 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+from torch.autograd import forward_ad
+
+from pvt_kernels.backends import transforms
 
 _library = torch.library.Library("pvt_kernels", "FRAGMENT")
 
@@ -21,12 +24,14 @@ def operator(
 ) -> Callable[[Callable], OpOverload]:
     """Decorate a function that becomes torch.ops.pvt_kernels.NAME, on tensors of every device.
 
-    It gets all arguments by position, writes to none of them, and returns new tensors.
+    It gets all arguments by position, writes to none of them, and returns new tensors. It has no
+    forward-mode derivative, and raises where one is asked for: the ops call it under no transform,
+    since `choose` then gives them a backend of PyTorch's own functions.
 
     Args:
         setup_context: called with ctx, inputs and output to save what the backward needs.
         backward: like that of torch.autograd.Function; without it, that of the results raises
-            RuntimeError.
+            RuntimeError, which is what second derivatives come to.
     """
 
     def define(function: Callable) -> OpOverload:
@@ -63,10 +68,16 @@ def _differentiable(
         @staticmethod
         def backward(ctx, *gradients):
             if backward is None:
-                raise RuntimeError(f"{op} has no derivative")
+                raise RuntimeError(
+                    f"{op} has no derivative, and so create_graph=True gives no second derivative: "
+                    "transforms of torch.func, such as hessian or grad of grad, compute it"
+                )
             return backward(ctx, *gradients)
 
     def call(*inputs):
+        # a tangent would be lost without a word
+        if transforms.transform() and any(map(_is_transformed, inputs)):
+            raise RuntimeError(f"{op} can't be called while {transforms.transform()}")
         if torch.is_grad_enabled() and any(
             isinstance(t, Tensor) and t.requires_grad for t in inputs
         ):
@@ -75,3 +86,11 @@ def _differentiable(
             return op(*inputs)
 
     return call
+
+
+def _is_transformed(value: object) -> bool:
+    """Whether it is a tensor that torch.func has wrapped, or one with a tangent."""
+    return isinstance(value, Tensor) and (
+        torch._C._functorch.is_functorch_wrapped_tensor(value)
+        or forward_ad.unpack_dual(value).tangent is not None
+    )

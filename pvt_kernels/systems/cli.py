@@ -187,7 +187,7 @@ def _eval(options: argparse.Namespace, console: Console) -> None:
     shared.require_data(options.system, options.data)
     shared.require_file("--checkpoint", options.checkpoint, "last.pt of a run, or weights")
     with shared.train_extra():
-        from pvt_kernels.systems.training import checkpoint
+        from pvt_kernels.models import checkpoint
         from pvt_kernels.systems.training.distributed import processes
         from pvt_kernels.systems.training.evaluation import Inference, evaluate
         from pvt_kernels.systems.training.progress import metrics_table
@@ -200,7 +200,8 @@ def _eval(options: argparse.Namespace, console: Console) -> None:
         dataset = system.dataset(options.data, recipe, False)
         classes = content.get("classes", list(dataset.classes))
         _check_classes(options, classes, dataset.classes)
-        model = _build(system, backbone, classes, recipe, content, options)
+        said = console if own.main else None
+        model = _build(system, backbone, classes, recipe, content, options, said)
         inference = Inference(system, recipe, options.precision, options.workers)
         metrics = evaluate(inference, model, dataset, own)
         if own.main:
@@ -208,7 +209,7 @@ def _eval(options: argparse.Namespace, console: Console) -> None:
 
 
 def _check_classes(options: argparse.Namespace, known: Sequence[str], given: Sequence[str]) -> None:
-    from pvt_kernels.systems.training.checkpoint import listed
+    from pvt_kernels.models.checkpoint import listed
 
     if list(known) != list(given):
         only = [
@@ -228,8 +229,8 @@ def _predict(options: argparse.Namespace, console: Console) -> None:
     with shared.train_extra():
         from PIL import Image
 
+        from pvt_kernels.models import checkpoint
         from pvt_kernels.systems.datasets.images import read_image
-        from pvt_kernels.systems.training import checkpoint
 
         system = systems.load(options.system)
     path = options.output or Path(f"{options.image.stem}-{system.name}.png")
@@ -247,7 +248,7 @@ def _predict(options: argparse.Namespace, console: Console) -> None:
                 f"{options.checkpoint} is no checkpoint of `train`: it names no classes"
             )
     recipe, backbone = _recipe_of(system, content, options)
-    model = _build(system, backbone, content["classes"], recipe, content, options)
+    model = _build(system, backbone, content["classes"], recipe, content, options, console)
     answer = system.answer(model, image, content["classes"], recipe)
     for line in answer.lines:
         console.print(line, markup=False, highlight=False)
@@ -294,13 +295,15 @@ def _build(
     recipe: Recipe,
     content: dict[str, Any],
     options: argparse.Namespace,
+    console: Console | None,
 ) -> nn.Module:
     """The system's model with a checkpoint's weights, in evaluation mode on the device."""
-    from pvt_kernels.models.checkpoint import unwrap
-    from pvt_kernels.systems.training.checkpoint import load_weights
+    from pvt_kernels.models.checkpoint import load_weights, unwrap
 
     model = system.build(backbone, classes, recipe)
     name = f"{system.name} on {backbone} with {len(classes)} classes"
     with naming("--checkpoint"):
-        load_weights(model, unwrap(content), name, options.checkpoint)
+        loaded = load_weights(model, unwrap(content), name, options.checkpoint)
+    if loaded and console:
+        console.print(f"{options.checkpoint}: {loaded}", markup=False, highlight=False)
     return model.to(options.device).eval()

@@ -24,7 +24,7 @@ from torchvision.transforms.v2 import functional as F
 
 from pvt_kernels.systems.datasets.coco import CocoInstances
 from pvt_kernels.systems.drawing import draw_objects
-from pvt_kernels.systems.training.fields import Count, Lengths, Probability
+from pvt_kernels.systems.training.fields import Count, Lengths, Probability, Switch
 from pvt_kernels.systems.training.recipe import Recipe
 from pvt_kernels.systems.training.schedules import Cosine, MultiStep
 from pvt_kernels.systems.training.system import Answer, create_backbone
@@ -44,12 +44,14 @@ class DetectionRecipe(Recipe):
             each image; evaluation takes the last.
         long_edge: where the longer edge would be longer, it is this long instead.
         flip: probability of a horizontal flip.
+        exif: whether images are turned as their EXIF orientation says.
         channels: of the feature maps that the heads read.
     """
 
     short_edges: Lengths = (800,)
     long_edge: Count = 1333
     flip: Probability = 0.5
+    exif: Switch = True
     channels: Count = 256
 
 
@@ -81,9 +83,16 @@ SHAPES = {
 
 
 def dataset(root: Path, recipe: DetectionRecipe, train: bool, masks: bool = False) -> CocoInstances:
-    """Open COCO's layout; images keep their sizes, and evaluation needs no masks."""
+    """Open COCO's layout; images keep their sizes, and targets to evaluate have no masks."""
     steps = [v2.RandomHorizontalFlip(recipe.flip), v2.SanitizeBoundingBoxes()] if train else []
-    return CocoInstances(root, train, masks and train, v2.Compose([*steps, v2.ToPureTensor()]))
+    return CocoInstances(
+        root,
+        train,
+        masks and train,
+        v2.Compose([*steps, v2.ToPureTensor()]),
+        segmentations=masks,
+        exif=recipe.exif,
+    )
 
 
 def collate(samples: Sequence[tuple[Tensor, dict[str, Any]]]) -> Batch:

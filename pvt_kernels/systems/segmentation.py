@@ -49,6 +49,7 @@ class SegmentationRecipe(Recipe):
         class_share: the part of a crop's labelled pixels that one class may have, as far as a few
             tries find such a crop.
         flip: probability of a horizontal flip.
+        exif: whether images are turned as their EXIF orientation says.
         distort: whether brightness, contrast, saturation and hue change.
     """
 
@@ -58,6 +59,7 @@ class SegmentationRecipe(Recipe):
     scales: Range = (0.5, 2.0)
     class_share: Part = 0.75
     flip: Probability = 0.5
+    exif: Switch = True
     distort: Switch = True
 
 
@@ -96,7 +98,8 @@ def dataset(root: Path, recipe: SegmentationRecipe, train: bool) -> Ade20k:
     To train, both are crops of crop_size x crop_size. To test, the image is resized, and the mask
     is as large as it was annotated.
     """
-    return Ade20k(root, train, partial(train_sample if train else eval_sample, recipe))
+    transform = partial(train_sample if train else eval_sample, recipe)
+    return Ade20k(root, train, transform, exif=recipe.exif)
 
 
 def train_sample(recipe: SegmentationRecipe, image: Tensor, mask: Tensor) -> Sample:

@@ -22,7 +22,7 @@ from ..ops.cases import feed_forward as ffn_cases
 from ..ops.cases import multi_head_attention as mha_cases
 from ..ops.cases import spatial_reduction as reduction_cases
 
-CODE_PATHS = ("portable", "avx2", "avx512", "avx512_bf16")
+CODE_PATHS = ("portable", "avx2", "avx512", "avx512_bf16", "amx_bf16")
 
 
 @pytest.fixture(params=CODE_PATHS)
@@ -238,8 +238,8 @@ def test_every_16_bit_number_survives_the_round_trip(dtype):
     bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
     v = bits.view(dtype)
     kept = v.isfinite()
-    if dtype == torch.bfloat16 and cpu.capability() == "avx512_bf16":
-        # VDPBF16PS takes subnormal numbers for 0
+    if dtype == torch.bfloat16 and cpu.capability() in ("avx512_bf16", "amx_bf16"):
+        # VDPBF16PS and TDPBF16PS take subnormal numbers for 0
         kept &= v.abs() >= torch.finfo(dtype).tiny
     v = torch.where(kept, v, torch.zeros_like(v)).view(1024, 1, 2, 32)
     q = torch.zeros(1024, 1, 2, 32, dtype=dtype)

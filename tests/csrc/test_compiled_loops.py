@@ -54,6 +54,11 @@ BOUNDS = {
 }
 
 
+# of AMX, what feeds each product of four tiles by two loads of each factor: the widest loop's share
+# of products among the tiles' instructions, and that of a single tile
+TILES = Bounds(4, 0.5, 0.33)
+
+
 @dataclass(frozen=True)
 class Instruction:
     name: str

@@ -206,23 +206,6 @@ def test_checkpoint_of_another_number_of_classes_is_refused():
         create_on_meta("pvt_v2_b0", num_classes=10).load_state_dict(checkpoint)
 
 
-@pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
-def test_load_checkpoint(tmp_path, wrapper):
-    source, target = models.pvt_v2_b0(num_classes=3), models.pvt_v2_b0(num_classes=3)
-    state = source.state_dict()
-    torch.save(state if wrapper is None else {wrapper: state, "epoch": 1}, tmp_path / "b0.pth")
-    models.load_checkpoint(target, tmp_path / "b0.pth")
-    assert all(torch.equal(value, state[key]) for key, value in target.state_dict().items())
-
-
-def test_load_checkpoint_is_strict(tmp_path):
-    state = models.pvt_v2_b0(num_classes=3).state_dict()
-    del state["head.bias"]
-    torch.save(state, tmp_path / "b0.pth")
-    with pytest.raises(RuntimeError, match="Missing key"):
-        models.load_checkpoint(models.pvt_v2_b0(num_classes=3), tmp_path / "b0.pth")
-
-
 @pytest.mark.parametrize(
     ("name", "size"), [("pvt_tiny", 32), ("pvt_v2_b0", 29), ("pvt_v2_b2_linear", 1)]
 )

@@ -19,6 +19,7 @@ from pvt_kernels.backends.cpu import (
     feed_forward,
     multi_head_attention,
     spatial_reduction,
+    sr_attention,
 )
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -54,6 +55,7 @@ BACKEND = Backend(
         "attention": attention,
         "multi_head_attention": multi_head_attention,
         "spatial_reduction": spatial_reduction,
+        "sr_attention": sr_attention,
         "feed_forward": feed_forward,
     },
     reasons={
@@ -62,5 +64,6 @@ BACKEND = Backend(
         "spatial_reduction": _reasons,
         "feed_forward": _feed_forward_reasons,
     },
+    whole_layer=True,
     note=_note,
 )

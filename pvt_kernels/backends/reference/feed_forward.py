@@ -110,7 +110,8 @@ def _convolve(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _image(x: Tensor, H: int, W: int) -> Tensor:
     """(B, H*W, D) -> (B, D, H, W)."""
-    return x.transpose(1, 2).unflatten(2, (H, W))
+    B, _, D = x.shape
+    return x.transpose(1, 2).reshape(B, D, H, W)
 
 
 def _tokens(image: Tensor) -> Tensor:

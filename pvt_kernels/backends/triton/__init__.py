@@ -101,4 +101,5 @@ BACKEND = Backend(
         "multi_head_attention": _attention_reasons,
         "spatial_reduction": _spatial_reduction_reasons,
     },
+    whole_layer=True,
 )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
@@ -17,7 +16,14 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from pvt_kernels.systems.datasets.images import read_image, require_file, require_folder
+from pvt_kernels.systems.datasets.coco_format import check_annotations, read_annotations
+from pvt_kernels.systems.datasets.images import (
+    THREADS,
+    image_size,
+    read_image,
+    require_file,
+    require_folder,
+)
 
 Sample = tuple[tv_tensors.Image, dict[str, Any]]
 
@@ -30,8 +36,12 @@ class CocoInstances(Dataset):
     (objects, H, W) of 0 and 1. Crowds and boxes without an area are left out of targets, and for
     training images without any object, as in mmdetection and torchvision's recipes; `coco` has
     everything for the evaluation. An annotation without `iscrowd` is no crowd, and one without
-    `area`, by which COCO tells small objects from large, has its mask's, or where there is no mask
-    its box's, as pycocotools does for detections.
+    `area`, by which COCO tells small objects from large, has its segmentation's, or where there is
+    none its box's, as pycocotools does for detections. Annotations are numbered anew, from 1:
+    pycocotools takes their ids for unique, and 0 for none.
+
+    All that training and evaluation would fail at or misread is found here, but for images whose
+    first bytes are right: those are named when they are read.
 
     Attributes:
         classes: the categories' names, ordered by their ids.
@@ -43,11 +53,15 @@ class CocoInstances(Dataset):
         root: the folder that holds train2017, val2017 and annotations.
         train: which of the two.
         masks: whether targets have masks.
+        segmentations: whether every annotation must have one, for figures of masks.
+        exif: whether images are turned as their EXIF orientation says; annotations then lie on
+            the turned image, else on it as it lies in the file.
         transform: maps a sample to another, such as torchvision.transforms.v2 do.
 
     Raises:
-        FileNotFoundError: a folder or the annotations are missing.
-        ValueError: the annotations can't be used; names the file and what is wrong.
+        FileNotFoundError: a folder, the annotations or an image are missing.
+        ValueError: an annotation can't be used, or an image has another size than it says; names
+            the file, the entry and what is wrong.
     """
 
     def __init__(
@@ -56,14 +70,21 @@ class CocoInstances(Dataset):
         train: bool,
         masks: bool = False,
         transform: Callable[[tv_tensors.Image, dict[str, Any]], Any] | None = None,
+        segmentations: bool = False,
+        exif: bool = True,
     ) -> None:
         split = "train2017" if train else "val2017"
         self.folder = require_folder(Path(root) / split, "COCO's images")
         self.path = require_file(
             Path(root) / "annotations" / f"instances_{split}.json", "COCO's annotations"
         )
-        self.coco = _index(self.path)
         self.masks = masks
+        self.exif = exif
+        content = read_annotations(self.path)
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(self._check_image, content["images"]))
+        check_annotations(self.path, content, masks or segmentations)
+        self.coco = _index(content)
         self.transform = transform
         self.category_ids = sorted(self.coco.getCatIds())
         self.classes = [self.coco.cats[category]["name"] for category in self.category_ids]
@@ -71,8 +92,10 @@ class CocoInstances(Dataset):
         self.image_ids = sorted(self.coco.getImgIds())
         if train:
             self.image_ids = [i for i in self.image_ids if self._objects(i)]
-        if not self.image_ids:
-            raise ValueError(f"{self.path}: no image{' with an object' if train else ''}")
+        if not any(self._objects(i) for i in self.image_ids):
+            raise ValueError(
+                f"{self.path}: no image with an object, other than crowds and empty boxes"
+            )
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -80,14 +103,8 @@ class CocoInstances(Dataset):
     def __getitem__(self, index: int) -> Sample:
         image_id = self.image_ids[index]
         entry = self.coco.imgs[image_id]
-        path = self.folder / entry["file_name"]
-        image = tv_tensors.Image(F.pil_to_tensor(read_image(path)))
+        image = read_image(self.folder / entry["file_name"], turned=self.exif)
         size = (entry["height"], entry["width"])
-        if tuple(image.shape[-2:]) != size:
-            raise ValueError(
-                f"{path} is {image.shape[-2]} x {image.shape[-1]} pixels, "
-                f"but {size[0]} x {size[1]} in {self.path}"
-            )
         objects = self._objects(image_id)
         corners = [[x, y, x + w, y + h] for x, y, w, h in (o["bbox"] for o in objects)]
         boxes = tv_tensors.BoundingBoxes(
@@ -101,71 +118,52 @@ class CocoInstances(Dataset):
             "labels": torch.tensor([self.labels[o["category_id"]] for o in objects]).long(),
         }
         if self.masks:
-            masks = [torch.from_numpy(self._mask(o)) for o in objects]
+            masks = [torch.from_numpy(self.coco.annToMask(o)) for o in objects]
             stacked = torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.uint8)
             target["masks"] = tv_tensors.Mask(stacked)
+        image = tv_tensors.Image(F.pil_to_tensor(image))
         return (image, target) if self.transform is None else self.transform(image, target)
 
     def _objects(self, image_id: int) -> list[dict[str, Any]]:
         annotations = self.coco.imgToAnns.get(image_id, [])
         return [a for a in annotations if not a["iscrowd"] and min(a["bbox"][2:]) > 0]
 
-    def _mask(self, annotation: dict[str, Any]) -> np.ndarray:
-        with _naming(self.path, annotation):
-            return rle.decode(self.coco.annToRLE(annotation))
-
-
-def _index(path: Path) -> COCO:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"broken annotations {path}: {error}") from error
-    for key, needed in (
-        ("images", ("id", "file_name", "height", "width")),
-        ("categories", ("id", "name")),
-        ("annotations", ("id", "image_id", "category_id", "bbox")),
-    ):
-        entries = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(entries, list):
-            raise ValueError(f"broken annotations {path}: no list of {key!r}")
-        for i, entry in enumerate(entries):
-            missing = [name for name in needed if name not in entry]
-            if missing:
-                raise ValueError(f"broken annotations {path}: {key}[{i}] lacks {missing}")
-    images = {entry["id"] for entry in content["images"]}
-    categories = {entry["id"] for entry in content["categories"]}
-    for i, entry in enumerate(content["annotations"]):
-        if entry["image_id"] not in images or entry["category_id"] not in categories:
-            raise ValueError(
-                f"broken annotations {path}: annotations[{i}] is of image {entry['image_id']} and "
-                f"category {entry['category_id']}, which are not both there"
+    def _check_image(self, entry: dict[str, Any]) -> None:
+        """See that an image is there and has the size that its annotations say."""
+        path = self.folder / entry["file_name"]
+        given, found = (entry["height"], entry["width"]), image_size(path, turned=self.exif)
+        if found == given:
+            return
+        message = (
+            f"{path} is {found[0]} x {found[1]} pixels, but {given[0]} x {given[1]} in {self.path}"
+        )
+        if self.exif and image_size(path, turned=False) == given:
+            message += (
+                ": its EXIF orientation turns it, but its annotations lie on it as it lies in the "
+                "file; accepted the size of the turned image, or exif=False"
             )
+        raise ValueError(message)
+
+
+def _index(content: dict[str, Any]) -> COCO:
+    """pycocotools' index, with all that it reads of an annotation filled in."""
+    for number, annotation in enumerate(content["annotations"], start=1):
+        annotation["id"] = number
+        annotation["iscrowd"] = int(annotation.get("iscrowd", 0))
     coco = COCO()
-    coco.dataset = content
+    # some versions of pycocotools read what is not in every file
+    coco.dataset = {"info": {}, "licenses": [], **content}
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     for annotation in content["annotations"]:
-        annotation.setdefault("iscrowd", 0)
         if "area" not in annotation:
-            annotation["area"] = _area(path, coco, annotation)
+            annotation["area"] = _area(coco, annotation)
     return coco
 
 
-def _area(path: Path, coco: COCO, annotation: dict[str, Any]) -> float:
+def _area(coco: COCO, annotation: dict[str, Any]) -> float:
     """In pixels, as pycocotools' loadRes finds it."""
     if annotation.get("segmentation"):
-        with _naming(path, annotation):
-            return float(rle.area(coco.annToRLE(annotation)))
+        return float(rle.area(coco.annToRLE(annotation)))
     _, _, width, height = annotation["bbox"]
     return width * height
-
-
-@contextlib.contextmanager
-def _naming(path: Path, annotation: dict[str, Any]) -> Iterator[None]:
-    """Says of which annotation a segmentation is broken."""
-    try:
-        yield
-    except Exception as error:  # pycocotools raises whatever comes up
-        raise ValueError(
-            f"{path}: broken segmentation of annotation {annotation['id']}: {error!r}"
-        ) from error

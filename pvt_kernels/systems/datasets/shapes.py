@@ -61,7 +61,9 @@ def make_data(root: str | Path, images: int = 240, seed: int = 0) -> dict[str, P
         _write_scenes(folders[COCO], folders[ADE20K], train, count, [seed, split, 1])
     rows = [f"{i}\t\t\t\t\t{name}" for i, name in enumerate((*CLASSES, BACKGROUND), start=1)]
     heading = "Idx\tRatio\tTrain\tVal\tStuff\tName"
-    (folders[ADE20K] / CLASSES_FILE).write_text("\n".join([heading, *rows]) + "\n")
+    (folders[ADE20K] / CLASSES_FILE).write_text(
+        "\n".join([heading, *rows]) + "\n", encoding="utf-8"
+    )
     return folders
 
 
@@ -157,7 +159,7 @@ def _write_scenes(coco: Path, ade20k: Path, train: bool, count: int, seed: list[
     content = {"images": images, "categories": categories, "annotations": annotations}
     path = coco / "annotations" / f"instances_{split[0]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _annotation(shape: Shape, image_id: int, annotation_id: int) -> dict:

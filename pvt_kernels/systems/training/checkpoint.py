@@ -1,17 +1,16 @@
-"""Checkpoints of runs: written whole or not at all, read without running code."""
+"""Checkpoints of runs: written whole or not at all."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pvt_kernels.models.checkpoint import unwrap
+from pvt_kernels.models.checkpoint import Loaded, load, load_weights, unwrap
 from pvt_kernels.systems.training.system import backbone_of
 
 # what a run's checkpoint has; "model" is where models.load_checkpoint looks for weights as well
@@ -29,9 +28,6 @@ KEYS = frozenset(
         "scaler",
     }
 )
-_ACCEPTED = "what torch.save wrote of weights, or of a dict with them as model or state_dict"
-# of what an error lists, the rest of which it counts
-_LISTED = 3
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
@@ -58,93 +54,21 @@ def save(state: Mapping[str, Any], path: Path) -> None:
             os.close(folder)
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, on the CPU.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint of PyTorch's, or holds no weights.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"missing checkpoint {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling raises whatever comes up
-        reason = _reason(path, error)
-        raise ValueError(f"broken checkpoint {path}: {reason}; accepted {_ACCEPTED}") from error
-    weights = unwrap(content) if isinstance(content, dict) else content
-    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
-        raise ValueError(f"{path} holds no weights, accepted {_ACCEPTED}")
-    return content
-
-
-def _reason(path: Path, error: Exception) -> str:
-    """What is wrong with a file that torch.load refuses, in fewer words than its own."""
-    if not path.stat().st_size:
-        return "the file is empty"
-    found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-    if found:
-        return f"it holds a {found[1]}, which is not read, since that could run code"
-    return "it is cut short or something else"
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    names = list(names)
-    more = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str, path: Path) -> None:
-    """Load weights that must match a model key by key.
-
-    Args:
-        name: of the model, in errors.
-        path: of the checkpoint, in errors.
-
-    Raises:
-        ValueError: keys or shapes differ; says how many and which first.
-    """
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} does not fit: {_misfit(model, weights)}; accepted weights of {name}"
-        ) from error
-
-
-def _misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
-    """Which keys and shapes differ; leaves the model with what does fit."""
-    own = model.state_dict()
-    reshaped = {
-        key: f"{key} is {tuple(value.shape)}, accepted {tuple(own[key].shape)}"
-        for key, value in weights.items()
-        if key in own and value.shape != own[key].shape
-    }
-    fitting = {key: value for key, value in weights.items() if key not in reshaped}
-    missing, unknown = model.load_state_dict(fitting, strict=False)
-    missing = [key for key in missing if key not in reshaped]
-    parts = (
-        (f"{len(missing)} of {len(own)} keys are missing", missing),
-        (f"{len(unknown)} are unknown", unknown),
-        (f"{len(reshaped)} have another shape", reshaped.values()),
-    )
-    return "; ".join(f"{what} ({listed(names)})" for what, names in parts if names)
-
-
 def is_run(content: Mapping[str, Any]) -> bool:
     """Whether a checkpoint is a run's, rather than weights alone."""
     return content.keys() >= KEYS
 
 
-def load_backbone(model: nn.Module, name: str, path: Path) -> list[str]:
+def load_backbone(model: nn.Module, name: str, path: Path) -> Loaded:
     """Load the weights of a classifier in `path` into the PVT of a system's model.
+
+    A head for other classes is left out, and the model's stays as it is.
 
     Args:
         name: of the PVT, in errors.
 
     Returns:
-        The parameters that were left as they are: the head's, where its classes are others.
+        What was stripped and left out.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -156,16 +80,7 @@ def load_backbone(model: nn.Module, name: str, path: Path) -> list[str]:
             f"{path} is of {content['system']} on {content['backbone']}, accepted classification "
             f"on {name}"
         )
-    weights = dict(unwrap(content))
-    backbone = backbone_of(model)
-    own = backbone.state_dict()
-    left = []
-    if not backbone.features_only:
-        heads = ("head.weight", "head.bias")
-        left = [k for k in heads if k in weights and weights[k].shape != own[k].shape]
-        weights.update((key, own[key]) for key in left)
-    load_weights(backbone, weights, name, path)
-    return left
+    return load_weights(backbone_of(model), unwrap(content), name, path, other_head=True)
 
 
 def check_same_run(saved: Mapping[str, Any], identity: Mapping[str, Any], path: Path) -> None:

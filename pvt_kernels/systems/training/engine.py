@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recompute
 
 from pvt_kernels.models.blocks import Block
+from pvt_kernels.models.checkpoint import Loaded
 from pvt_kernels.systems.training import checkpoint, precision, seeding
 from pvt_kernels.systems.training.distributed import Processes, mean_of_processes
 from pvt_kernels.systems.training.errors import naming
@@ -124,12 +125,12 @@ class Training:
         self.model = self.system.build(
             self.identity["backbone"], self.identity["classes"], self.recipe
         )
-        self.untouched: list[str] = []
+        self.loaded = Loaded()
         if saved:
             self.model.load_state_dict(saved["model"])
         elif run.weights:
             with naming("weights"):
-                self.untouched = checkpoint.load_backbone(
+                self.loaded = checkpoint.load_backbone(
                     self.model, self.identity["backbone"], run.weights
                 )
         self.model.to(device)
@@ -256,8 +257,8 @@ class Training:
         )
         if self.start:
             reporter.say(f"resumed at step {self.start}")
-        if self.untouched:
-            reporter.say(f"{self.options.weights} has other classes: fresh {self.untouched}")
+        if self.loaded:
+            reporter.say(f"{self.options.weights}: {self.loaded}")
         return reporter
 
 

@@ -60,5 +60,5 @@ def test_the_weight_and_its_gradient_have_one_memory_format(layout):
         torch.library.opcheck(backward, arguments, test_utils="test_faketensor")
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
     assert all(dweight.stride() == weight.stride() for _, dweight, *_ in gradients)
-    same = triton_reduction._by_token(weight).data_ptr() == weight.data_ptr()
+    same = triton_reduction.by_token(weight).data_ptr() == weight.data_ptr()
     assert same == (layout == torch.channels_last)

@@ -11,7 +11,7 @@ from pvt_kernels import attention, use_backend
 from pvt_kernels.backends import AttentionInputs
 from pvt_kernels.backends.reference import attention as reference
 
-from ...error_budget import Budget, samples_for_a_ratio
+from ...error_budget import Budget, check, samples_for_a_ratio
 from . import skip_unless_supported, trials
 
 NAMES = ("o", "dq", "dk", "dv")
@@ -47,7 +47,7 @@ def check_against_oracle(
             return attention(q, k, v, scale)
 
     budget = _budget(shape, dtype, shape[-1] ** -0.5 if scale is None else scale, spread)
-    budget.check(op, trials(backend, budget))
+    check(budget, op, trials(backend, budget))
 
 
 # one backend after the other is checked on the same samples

@@ -13,7 +13,7 @@ from pvt_kernels import feed_forward, use_backend
 from pvt_kernels.backends import FeedForwardInputs
 from pvt_kernels.backends.reference import feed_forward as reference
 
-from ...error_budget import Budget, samples_for_a_ratio
+from ...error_budget import Budget, check, samples_for_a_ratio
 from . import skip_unless_supported, trials
 
 NAMES = ("result", "dx", "dfc1_weight", "dfc1_bias", "ddw_weight", "ddw_bias", "dfc2_weight")
@@ -69,7 +69,7 @@ def check_against_oracle(backend: str, case: Case, dtype: torch.dtype) -> None:
             return feed_forward(*arguments)
 
     budget = _budget(case, dtype)
-    budget.check(of_tensors(op, case), trials(backend, budget))
+    check(budget, of_tensors(op, case), trials(backend, budget))
 
 
 # one backend after the other is checked on the same samples

@@ -11,7 +11,7 @@ from pvt_kernels import multi_head_attention, use_backend
 from pvt_kernels.backends import AttentionInputs
 from pvt_kernels.backends.reference import multi_head_attention as reference
 
-from ...error_budget import Budget, samples_for_a_ratio
+from ...error_budget import Budget, check, samples_for_a_ratio
 from . import skip_unless_supported, trials
 
 NAMES = (
@@ -48,7 +48,7 @@ def check_against_oracle(backend: str, *shape: int, dtype: torch.dtype) -> None:
             return multi_head_attention(*tensors, heads)
 
     budget = _budget(shape, dtype)
-    budget.check(op, trials(backend, budget))
+    check(budget, op, trials(backend, budget))
 
 
 # one backend after the other is checked on the same samples

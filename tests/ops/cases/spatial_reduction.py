@@ -12,7 +12,7 @@ from pvt_kernels import spatial_reduction, use_backend
 from pvt_kernels.backends import SpatialReductionInputs
 from pvt_kernels.backends.reference import spatial_reduction as reference
 
-from ...error_budget import Budget, samples_for_a_ratio
+from ...error_budget import Budget, check, samples_for_a_ratio
 from . import skip_unless_supported, trials
 
 NAMES = ("y", "dx", "dweight", "dbias", "dnorm_weight", "dnorm_bias")
@@ -48,7 +48,7 @@ def check_against_oracle(
             return spatial_reduction(*arguments)
 
     budget = _budget((B, H, W, C, R), dtype)
-    budget.check(at_size(op, H, W), trials(backend, budget))
+    check(budget, at_size(op, H, W), trials(backend, budget))
 
 
 # one backend after the other is checked on the same samples

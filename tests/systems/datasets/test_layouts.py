@@ -126,6 +126,136 @@ def test_coco_annotations_need_no_area(data, masks):
         assert found == [a["bbox"][2] * a["bbox"][3] for a in content["annotations"]]
 
 
+LITTER = (
+    "._00000.jpg",
+    ".DS_Store",
+    "Thumbs.db",
+    "desktop.ini",
+    ".ipynb_checkpoints/00000-checkpoint.jpg",
+    "__MACOSX/00000.jpg",
+    ".hidden.png",
+)
+
+
+@pytest.mark.parametrize("layout", ["image_folder", "coco", "ade20k"])
+def test_hidden_files_and_folders_are_no_data(data, layout):
+    opened = OPENERS[layout](data[layout])
+    before = len(opened), list(opened.classes)
+    folders = [data[layout], *(path for path in data[layout].rglob("*") if path.is_dir())]
+    for folder in folders:
+        for name in LITTER:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(b"no image")
+    opened = OPENERS[layout](data[layout])
+    assert (len(opened), list(opened.classes)) == before
+    assert len([sample for sample in opened]) == before[0]
+
+
+def test_data_in_a_hidden_folder_is_data(data, tmp_path):
+    hidden = data["image_folder"].rename(tmp_path / ".cache")
+    assert len(image_folder(hidden, True)) == 24
+
+
+def masks_of(root):
+    return [mask for _, mask in Ade20k(root, True)]
+
+
+def rewrite_masks(root, change):
+    """Save what `change` makes of the values (H, W) of each mask."""
+    for path in (root / "annotations" / "training").iterdir():
+        values = np.array(Image.open(path))
+        Image.fromarray(change(values)).save(path)
+
+
+def test_255_is_no_class(data):
+    root = data["ade20k"]
+    before = masks_of(root)
+    rewrite_masks(root, lambda values: np.where(values == 0, 255, values).astype(np.uint8))
+    assert all(map(torch.equal, before, masks_of(root)))
+
+
+def test_255_classes_have_numbers_to_255(data):
+    root = data["ade20k"]
+    rows = [f"{i}\t{i}" for i in range(1, 256)]
+    (root / "objectInfo150.txt").write_text("\n".join(["Idx\tName", *rows]))
+    rewrite_masks(root, lambda values: np.where(values == 0, 255, values).astype(np.uint8))
+    assert max(mask.max() for mask in masks_of(root)) == 254
+    (root / "objectInfo150.txt").write_text("\n".join(["Idx\tName", *rows, "256\tx"]))
+    with pytest.raises(ValueError, match="256 classes below the heading, accepted 1 to 255"):
+        Ade20k(root, True)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_masks_may_have_more_bits(data, dtype):
+    root = data["ade20k"]
+    before = masks_of(root)
+    rewrite_masks(root, lambda values: values.astype(dtype))
+    assert all(map(torch.equal, before, masks_of(root)))
+
+
+COLOURS = np.array([[250, 10 * i, 3] for i in range(7)], dtype=np.uint8)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_masks_in_colours_need_a_palette(data, alpha):
+    root = data["ade20k"]
+    before = masks_of(root)
+    table = np.concatenate([[[0, 0, 0]], COLOURS]).astype(np.uint8)
+    if alpha:
+        table = np.concatenate([table, np.full((8, 1), 255, np.uint8)], axis=1)
+    rewrite_masks(root, lambda values: table[values])
+    message = r"png is in colours: put each class's into .*ade20k/palette\.txt, a line of red"
+    with pytest.raises(ValueError, match=message):
+        masks_of(root)
+    lines = [" ".join(map(str, colour)) for colour in COLOURS.tolist()]
+    (root / "palette.txt").write_text("\n".join(lines))
+    assert all(map(torch.equal, before, masks_of(root)))
+    (root / "palette.txt").write_text("\n".join(["9 9 9", *lines[1:]]))
+    with pytest.raises(ValueError, match=r"png: colour 250 0 3 is not in .*palette\.txt"):
+        masks_of(root)
+    for broken, reason in (
+        (lines[:-1], "6 colours, 6 of them different; accepted a colour for each of the 7"),
+        ([lines[1], *lines[1:]], "7 colours, 6 of them different"),
+        ([*lines[:-1], "1 2"], "line 7: given '1 2', accepted red, green and blue"),
+        ([*lines[:-1], "1 2 256"], "line 7: given '1 2 256'"),
+    ):
+        (root / "palette.txt").write_text("\n".join(broken))
+        with pytest.raises(ValueError, match=rf"palette\.txt.*{reason}"):
+            Ade20k(root, True)
+
+
+def test_ade20ks_annotations_lie_on_the_turned_image(data):
+    root = data["ade20k"]
+    name = "ADE_train_00000001"
+    image_file = root / "images" / "training" / f"{name}.jpg"
+    mask_file = root / "annotations" / "training" / f"{name}.png"
+    upright, before = Ade20k(root, True)[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(image_file) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(image_file, exif=exif, quality=95)
+    turned, mask = Ade20k(root, True)[0]
+    assert turned.shape == upright.shape and torch.equal(mask, before)
+    assert (turned.float() - upright.float()).abs().mean() < 3
+    with Image.open(mask_file) as stored:
+        stored.transpose(Image.Transpose.ROTATE_90).save(mask_file)
+    if upright.shape[1] != upright.shape[2]:
+        with pytest.raises(ValueError, match=r"_00000001\.png: .* EXIF .*exif=False"):
+            Ade20k(root, True)
+    image, mask = Ade20k(root, True, exif=False)[0]
+    assert torch.equal(mask, before.rot90(1, (0, 1))) and image.shape[1:] == mask.shape
+
+
+def test_the_classes_file_is_utf8(data):
+    path = data["ade20k"] / "objectInfo150.txt"
+    text = path.read_text(encoding="utf-8").replace("star", "étoile")
+    path.write_bytes(text.encode("utf-8-sig"))
+    assert "étoile" in Ade20k(data["ade20k"], True).classes
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"objectInfo150\.txt: not in UTF-8"):
+        Ade20k(data["ade20k"], True)
+
+
 def break_json(change):
     def apply(root):
         path = root / "annotations" / "instances_train2017.json"
@@ -183,12 +313,12 @@ OPENERS = {
         (
             "coco",
             break_json(lambda c: c["annotations"][0].update(category_id=99)),
-            r"annotations\[0\] is of image 1 and category 99",
+            r"annotations\[0\] \(id 1\): category_id: given 99, accepted the id of one of the",
         ),
         (
             "coco",
             break_json(lambda c: c["annotations"][0].update(segmentation=[[1]])),
-            r"broken segmentation of annotation 1",
+            r"annotations\[0\] \(id 1\): segmentation: a polygon of 1 numbers",
         ),
         (
             "coco",
@@ -205,7 +335,7 @@ OPENERS = {
             lambda root: Image.new("L", (9, 9)).save(
                 root / "annotations" / "training" / "ADE_train_00000001.png"
             ),
-            r"broken annotation .*train_00000001\.png: \(1, 9, 9\) for an image of",
+            r"broken annotation .*train_00000001\.png: \(9, 9\) for an image of",
         ),
     ],
 )

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pvt_kernels import models
+from pvt_kernels.models import Loaded
 from pvt_kernels.systems.training import checkpoint
 
 
@@ -74,7 +75,7 @@ def write(path, content):
     [
         (b"", "broken checkpoint .*: the file is empty; accepted what torch.save wrote"),
         (b"no checkpoint", "broken checkpoint .*: it is cut short or something else; accepted"),
-        ({"args": argparse.Namespace()}, "it holds a argparse.Namespace, which is not read"),
+        ({"args": argparse.ArgumentParser}, "it holds a argparse.ArgumentParser, which is not re"),
         ([1], "holds no weights, accepted what torch.save wrote of weights"),
         ({"epoch": 1}, "holds no weights"),
         ({"model": [torch.zeros(1)]}, "holds no weights"),
@@ -116,7 +117,8 @@ def classifier(tmp_path_factory):
 def test_a_backbone_takes_a_classifiers_weights(classifier):
     path, weights = classifier
     model = nn.ModuleDict({"backbone": models.pvt_v2_b0(features_only=True)})
-    assert checkpoint.load_backbone(model, "pvt_v2_b0", path) == []
+    loaded = checkpoint.load_backbone(model, "pvt_v2_b0", path)
+    assert loaded == Loaded("", ["head.weight", "head.bias"], [])
     for name, value in model["backbone"].state_dict().items():
         assert torch.equal(value, weights[name])
 
@@ -125,11 +127,12 @@ def test_a_head_for_other_classes_stays_as_it_is(classifier):
     path, weights = classifier
     model = models.pvt_v2_b0(num_classes=3)
     head = model.head.weight.clone()
-    assert checkpoint.load_backbone(model, "pvt_v2_b0", path) == ["head.weight", "head.bias"]
+    heads = ["head.weight", "head.bias"]
+    assert checkpoint.load_backbone(model, "pvt_v2_b0", path) == Loaded("", heads, heads)
     assert torch.equal(model.head.weight, head)
     assert torch.equal(model.patch_embed1.proj.weight, weights["patch_embed1.proj.weight"])
     same = models.pvt_v2_b0(num_classes=5)
-    assert checkpoint.load_backbone(same, "pvt_v2_b0", path) == []
+    assert not checkpoint.load_backbone(same, "pvt_v2_b0", path)
     assert torch.equal(same.head.weight, weights["head.weight"])
 
 

@@ -19,6 +19,10 @@ from pvt_kernels.backends.triton.spatial_reduction.dweight import dweight_launch
 from pvt_kernels.backends.triton.spatial_reduction.dx import dx_launch
 from pvt_kernels.backends.triton.spatial_reduction.norm import norm_launch
 from pvt_kernels.backends.triton.spatial_reduction.tiles import dx_product_tile, product_tile
+from pvt_kernels.backends.weights import permuted
+
+# (C_out, C_in, R, R) -> (C_out, R, R, C_in), in the order in which a patch lies in x
+BY_TOKEN = (0, 2, 3, 1)
 
 
 def forward(
@@ -67,8 +71,13 @@ def forward_launches(
     norm_weight: Tensor,
     norm_bias: Tensor,
     eps: float,
+    matrix: Tensor | None = None,
 ) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor]]:
-    """What `forward` launches, and where its results will be."""
+    """What `forward` launches, and where its results will be.
+
+    `matrix` is the weight `by_token`, where there is that already.
+    """
+    matrix = by_token(weight) if matrix is None else matrix
     B, _, C = x.shape
     R = weight.shape[-1]
     M = (H // R) * (W // R)
@@ -86,7 +95,7 @@ def forward_launches(
     partials = x.new_empty(splits, B * M, C, dtype=torch.float32)
     vectors = (aligned_contiguous(t) for t in (bias, norm_weight, norm_bias))
     launches = [
-        convolution_launch(tile, H, W, x, _by_token(weight), partials),
+        convolution_launch(tile, H, W, x, matrix, partials),
         norm_launch(partials, *vectors, y, normalized, rstd, eps),
     ]
     return launches, (y, normalized, rstd)
@@ -102,8 +111,10 @@ def backward_launches(
     norm_weight: Tensor,
     normalized: Tensor,
     rstd: Tensor,
+    matrix: Tensor | None = None,
 ) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-    """What `backward` launches, and where its results will be."""
+    """What `backward` launches, and where its results will be; `matrix` as `forward_launches`."""
+    matrix = by_token(weight) if matrix is None else matrix
     B, N, C = x.shape
     R = weight.shape[-1]
     rows = B * (H // R) * (W // R)
@@ -129,7 +140,7 @@ def backward_launches(
     vector_partials = x.new_empty(triton.cdiv(rows, dx_tile.rows), 3, C, dtype=torch.float32)
     saved = (dy, gamma, normalized, rstd)
     launches = [
-        dx_launch(dx_tile, H, W, *saved, _by_token(weight), dx, dz, vector_partials),
+        dx_launch(dx_tile, H, W, *saved, matrix, dx, dz, vector_partials),
         dweight_launch(tile, H, W, x, dz, weight_partials),
         fold(
             gpu,
@@ -142,12 +153,12 @@ def backward_launches(
     return launches, (dx, dweight, *dvectors)
 
 
-def _by_token(weight: Tensor) -> Tensor:
-    """(C_out, C_in, R, R) -> (C_out, R, R, C_in), in the order in which a patch lies in x.
+def by_token(weight: Tensor) -> Tensor:
+    """The weight in the order BY_TOKEN.
 
     A weight in PyTorch's memory format channels_last is in that order already. Another one is
     copied, by benchmarking/model.py 0.3 us of device memory's time on an H100 in stages 1 and 2: as
     it lies, the channels of a token are R*R numbers apart, and the convolution would read up to 16
     times the bytes, in each of its blocks.
     """
-    return aligned_contiguous(weight.permute(0, 2, 3, 1))
+    return permuted(weight, BY_TOKEN, keep=False)
