@@ -6,8 +6,11 @@ python := $(venv)/bin/python
 installed := $(venv)/pvt_kernels-installed
 # the last version before the modules of SegFormer got other names, beside what it needs
 old_transformers := build/transformers-4
-# torch 2.9's; torch brings a newer one
-old_triton := build/triton-3.5
+# those of torch 2.9 and 2.10; the environment's torch brings a newer one
+old_tritons := 3.6 3.5
+triton_table := benchmarks/results/triton-kernels.md
+# of what the systems are built from, the oldest that pyproject.toml allows, but for PyTorch
+oldest := build/oldest
 # the oldest that the CUDA kernels compile with; its files have the names of those of CUDA 12
 old_cuda := $(venv)/cuda-11.8
 cpp_files := $(shell find csrc python tests/csrc tests/simt -name '*.h' -o -name '*.cpp' \
@@ -40,12 +43,21 @@ test-old-transformers: $(old_transformers)/installed  ## test patch() on transfo
 		'import transformers; assert transformers.__version__.startswith("4.")'
 	PYTHONPATH=$(old_transformers) $(python) -m pytest tests/integrations/test_transformers.py
 
-aot: $(installed) $(old_triton)/installed  ## compile the Triton kernels for ARCHS="80 90", else for all
-	$(python) -m tests.aot \
-		$(if $(ARCHS),--archs $(ARCHS),--output benchmarks/results/triton-kernels.md)
-	PYTHONPATH=$(old_triton) $(python) -c \
-		'import triton; assert triton.__version__.startswith("3.5.")'
-	PYTHONPATH=$(old_triton) $(python) -m tests.aot --archs 80 90 --dtypes fp16 fp32 --head-dims 64
+aot: $(installed) $(old_tritons:%=build/triton-%/installed)  ## compile the Triton kernels for ARCHS="80 90", else for all
+	$(python) -m tests.aot $(if $(ARCHS),--archs $(ARCHS),--output $(triton_table))
+	for version in $(old_tritons); do \
+		export PYTHONPATH=build/triton-$$version && \
+		$(python) -c "import triton; assert triton.__version__.startswith('$$version.')" && \
+		$(python) -m tests.aot --archs 80 90 --dtypes fp16 bf16 fp32 --head-dims 64 \
+			$(if $(ARCHS),,--output $(triton_table) --append) || exit; \
+	done
+
+test-oldest: $(oldest)/installed  ## test models and data with the oldest packages they allow
+	PYTHONPATH=$(oldest) $(python) -c 'import timm; assert timm.__version__ == "1.0.17"'
+	PYTHONPATH=$(oldest) $(python) -m pytest tests/systems/datasets tests/systems/test_coco_figures.py \
+		tests/systems/test_classification.py tests/systems/test_segmentation.py \
+		tests/systems/test_detection.py tests/models/test_checkpoint.py \
+		tests/models/test_timm_registry.py --numprocesses logical
 
 sanitize: $(installed)  ## run the CPU kernels on random shapes under ASan and UBSan
 	$(venv)/bin/cmake -S tests/csrc -B build/sanitize -G Ninja \
@@ -101,8 +113,13 @@ $(old_transformers)/installed: $(installed)
 		'kernels==0.10.*' tomlkit requests urllib3 idna certifi charset-normalizer
 	touch $@
 
-$(old_triton)/installed: $(installed)
-	$(python) -m pip install --no-deps --upgrade --target $(old_triton) 'triton==3.5.*'
+build/triton-%/installed: $(installed)
+	$(python) -m pip install --no-deps --upgrade --target $(@D) 'triton==$*.*'
+	touch $@
+
+$(oldest)/installed: $(installed)
+	$(python) -m pip install --no-deps --upgrade --target $(oldest) \
+		timm==1.0.17 pycocotools==2.0.8 pillow==11.0.0 numpy==1.26.4 torchmetrics==1.4.0
 	touch $@
 
 $(old_cuda)/installed: $(installed)
@@ -111,5 +128,5 @@ $(old_cuda)/installed: $(installed)
 		nvidia-cuda-nvcc-cu11==11.8.89
 	touch $@
 
-.PHONY: help venv test test-thorough fuzz test-cpu-paths test-systems test-old-transformers aot sanitize \
-	cubins bench bench-full bench-patch results lint docs format clean
+.PHONY: help venv test test-thorough fuzz test-cpu-paths test-systems test-old-transformers test-oldest \
+	aot sanitize cubins bench bench-full bench-patch results lint docs format clean

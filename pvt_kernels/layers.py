@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.overrides import has_torch_function_unary
 
 from pvt_kernels.backends import transforms
 from pvt_kernels.ops import autocast, checks
@@ -94,11 +93,11 @@ class SRAttention(nn.Module):
             TypeError: for dtypes that don't fit.
             RuntimeError: if a forced backend can't run the call.
         """
-        # a symbol of torch.fx has no sizes yet
-        if not has_torch_function_unary(x):
+        if not transforms.is_symbol(x):
             with transforms.untraced():
                 self._check(x, *transforms.integers(H, W))
-        result = forward(self._parts(), x, H, W, self.training)
+        # by itself: Monte Carlo dropout trains this one alone
+        result = forward(self._parts(), x, H, W, self.attn_drop.training)
         return result if drops_nothing(self.proj_drop) else self.proj_drop(result)
 
     def _check(self, x: Tensor, H: int, W: int) -> None:
@@ -122,7 +121,8 @@ class SRAttention(nn.Module):
             out=self.proj,
             heads=self.num_heads,
             scale=self.scale,
-            dropout_p=self.attn_drop.p,
+            # an Identity has none
+            dropout_p=getattr(self.attn_drop, "p", 0.0),
             conv=self._modules.get("sr"),
             norm=self._modules.get("norm"),
             pool=self._modules.get("pool"),

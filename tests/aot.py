@@ -1,9 +1,11 @@
 """Compiles every Triton kernel as it ships for every architecture, without a GPU: make aot.
 
 Fails where a kernel spills registers, needs more shared memory than a block may have, has a loop
-that multiplies fp16 or bf16 without tensor cores, or with more of them than the products take, or
-where a backward kernel of PVT's first two stages gives an H100 less than two waves of blocks.
-Writes what it found as a table.
+that multiplies fp16 or bf16 without tensor cores, or with more of them than the products take;
+where a multiprocessor of an A100 or H100 holds fewer blocks than the table of tiles says, or an
+H100's fewer than two of attention in fp16 and bf16 with PVT's heads; and where a backward kernel of
+PVT's first two stages has fewer blocks than an H100 has multiprocessors. Writes what it found as a
+table, which another version of Triton, run on the same checkout, can add its own to.
 """
 
 from __future__ import annotations
@@ -32,15 +34,11 @@ from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from pvt_kernels.backends.triton import MAX_CHANNELS, attention
+from pvt_kernels.backends.triton import MAX_CHANNELS, attention, multi_head_attention
 from pvt_kernels.backends.triton.attention import tiles as attention_tiles
 from pvt_kernels.backends.triton.attention.tiles import WHOLE_WIDTHS
-from pvt_kernels.backends.triton.launch import WAVES, Gpu, Launch
-from pvt_kernels.backends.triton.multi_head_attention import (
-    FUSED_CHANNELS,
-    FUSED_HEAD_DIMS,
-    fused_tile,
-)
+from pvt_kernels.backends.triton.launch import Gpu, Launch
+from pvt_kernels.backends.triton.multi_head_attention import FUSED_TILES
 from pvt_kernels.benchmarking.shapes import STAGES, LayerShape, stage_shape
 from pvt_kernels.benchmarking.table import wide_console
 from pvt_kernels.benchmarking.triton_launches import (
@@ -74,6 +72,11 @@ HALF = ("fp16", "bf16")
 # and none spilled where the other did not. One architecture of each kind of tensor core shows that.
 BF16_ARCHS = (80, 90, 100)
 PVT_HEAD_DIM = 64
+# of every attention kernel with PVT's heads, on an H100
+LEAST_RESIDENT = 2
+# whose occupancy the tiles' tables have; of the others with the same instructions some have less
+# shared memory
+TABLE_ARCHS = (80, 90)
 PVT_LAYERS = [stage_shape(stage, SIZE, BATCH) for stage in STAGES]
 REDUCED = [shape for shape in PVT_LAYERS if shape.sr_ratio > 1]
 OTHER_WIDTHS = [LayerShape(dim, 1, 2, 50, 76, BATCH) for dim in (32, 256, 1024, MAX_CHANNELS)]
@@ -147,9 +150,19 @@ class Compiled:
     stack: int
     shared: int
     resident: int
+    assumed: int  # of the tile's table
     instruction: str
     work: tuple[float, ...]
     scratch: int
+
+    @property
+    def least_resident(self) -> int:
+        # those without products are as many as they are
+        tabled = self.case.arch in TABLE_ARCHS and self.name in PRODUCTS
+        least = self.assumed if tabled else 1
+        attends = "BLOCK_D" in self.constants
+        pvt = self.case.head_dim == PVT_HEAD_DIM and self.case.dtype in HALF
+        return max(least, LEAST_RESIDENT) if attends and pvt and self.case.arch == 90 else least
 
     @property
     def faults(self) -> list[str]:
@@ -159,6 +172,8 @@ class Compiled:
         limit = MULTIPROCESSORS[self.case.arch].block_shared
         if self.shared > limit:
             faults.append(f"{self.shared} bytes of shared memory, above {limit}")
+        if self.resident < self.least_resident:
+            faults.append(f"{self.resident} blocks a multiprocessor, below {self.least_resident}")
         if self.scratch:
             faults.append(f"{self.scratch} bytes of device memory that PyTorch does not allocate")
         if self.work and self.case.dtype != "fp32":
@@ -192,10 +207,10 @@ def cases(archs: list[int], dtypes: list[str]) -> Iterator[Case]:
                 for width, tile in [*whole, (MASKED_WIDTHS[block], tiles[-1])]:
                     shape = LayerShape(2 * width, 2, 8, 200, 304, BATCH)
                     yield Case(arch, dtype, "attention", shape, index, tile)
-        for C, head_dim in product(FUSED_CHANNELS, FUSED_HEAD_DIMS):
-            if head_dim <= C and fused_tile(gpu, DTYPES[dtype][0], C, head_dim):
-                shape = LayerShape(C, C // head_dim, 8, 200, 304, BATCH)
-                yield Case(arch, dtype, "multi_head_attention", shape, 0)
+        for (C, head_dim), tiles in FUSED_TILES.get(unit, {}).items():
+            shape = LayerShape(C, C // head_dim, 8, 200, 304, BATCH)
+            for tile in tiles:
+                yield Case(arch, dtype, "multi_head_attention", shape, 0, tile)
         seen = set()
         for op, shape, names in [
             *(("spatial_reduction", shape, None) for shape in REDUCED),
@@ -217,6 +232,7 @@ def cases(archs: list[int], dtypes: list[str]) -> Iterator[Case]:
 def launch_of(case: Case) -> Launch:
     # None: the shape's own
     attention.tile_of = (lambda *_: case.tile) if case.tile else attention_tiles.tile_of
+    multi_head_attention.filling = (lambda *_: case.tile) if case.tile else attention_tiles.filling
     return launches(case, Gpu(case.arch, H100.multiprocessors))[case.index]
 
 
@@ -264,6 +280,7 @@ def compile_case(case: Case) -> Compiled:
         stack,
         shared,
         _resident(MULTIPROCESSORS[case.arch], launch.warps, registers, shared, columns),
+        launch.resident,
         ptx.instruction(text),
         _work(name, text, launch) if name in PRODUCTS else (),
         compiled.metadata.global_scratch_size + compiled.metadata.profile_scratch_size,
@@ -271,7 +288,11 @@ def compile_case(case: Case) -> Compiled:
 
 
 def _compile(source: ASTSource, arch: int, launch: Launch) -> CompiledKernel:
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    options = {
+        "num_warps": launch.warps,
+        "num_stages": launch.stages,
+        "maxnreg": launch.maxnreg,
+    }
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
 
 
@@ -375,6 +396,7 @@ def rows_of(compiled: list[Compiled]) -> Iterator[tuple[str, ...]]:
             " x ".join(blocks),
             str(c.warps),
             str(c.registers),
+            str(c.stack),
             str(c.shared),
             str(c.resident),
             c.instruction or "-",
@@ -384,7 +406,13 @@ def rows_of(compiled: list[Compiled]) -> Iterator[tuple[str, ...]]:
 
 COLUMNS = (
     *("kernel", "architecture", "dtype", "width", "block", "warps", "registers"),
-    *("shared memory", "blocks a multiprocessor", "tensor cores", "times its loops' products"),
+    *(
+        "spilled bytes",
+        "shared memory",
+        "blocks a multiprocessor",
+        "tensor cores",
+        "times its loops' products",
+    ),
 )
 WAVE_COLUMNS = ("stage", "kernel", "direction", "blocks", "blocks a multiprocessor", "waves")
 
@@ -408,6 +436,7 @@ def main() -> int:
     parser.add_argument("--head-dims", nargs="+", type=int, choices=MASKED_WIDTHS)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--output", type=Path, help="where to write the table, as Markdown")
+    parser.add_argument("--append", action="store_true", help="to what another version wrote there")
     options = parser.parse_args()
     console = wide_console()
     # of this checkout alone: a binary's PTX has the path of its source, and sm_89's is compared
@@ -428,21 +457,21 @@ def main() -> int:
     faults += [f"{c.case}, {c.name}: {fault}" for c in compiled for fault in c.faults]
     rows = list(rows_of(compiled))
     print_table(console, f"Triton {triton.__version__}", COLUMNS, rows)
-    text = f"# Triton kernels as compiled by Triton {triton.__version__}\n\n"
-    text += markdown(COLUMNS, rows)
+    text = f"## Triton {triton.__version__}\n\n" + markdown(COLUMNS, rows)
     # waves need what a multiprocessor holds of every kernel
     if not faults and any(_is_h100_fp16(c) for c in compiled):
         wave_rows = waves(compiled, tuple(STAGES))
         title = f"fp16 on an H100 at {SIZE[0]}x{SIZE[1]}, batch {BATCH}"
         print_table(console, title, WAVE_COLUMNS, wave_rows)
-        text += f"\n## Blocks: {title}\n\n" + markdown(WAVE_COLUMNS, wave_rows)
+        text += f"\n### Blocks: {title}\n\n" + markdown(WAVE_COLUMNS, wave_rows)
         faults += [
-            f"stage {stage}, {name}: {count} waves of blocks, below {WAVES}"
-            for stage, name, direction, _, _, count in wave_rows
-            if direction == "backward" and int(stage) <= 2 and float(count) < WAVES
+            f"stage {stage}, {name}: {blocks} blocks for {H100.multiprocessors} multiprocessors"
+            for stage, name, direction, blocks, _, _ in wave_rows
+            if direction == "backward" and int(stage) <= 2 and int(blocks) < H100.multiprocessors
         ]
     if options.output:
-        options.output.write_text(text)
+        before = options.output.read_text() if options.append else "# Triton kernels as compiled\n"
+        options.output.write_text(f"{before}\n{text}")
     for fault in faults:
         console.print(fault, style="red", markup=False, highlight=False)
     console.print(f"{len(wanted)} compiled, {len(faults)} faults")

@@ -19,13 +19,14 @@ if not torch.cuda.is_available():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _products_of_the_interpreter() -> Iterator[None]:
-    """Sums of Triton's products are the same on every CPU, and of transposed factors too.
+def _arithmetic_of_the_interpreter() -> Iterator[None]:
+    """Sums of products are the same on every CPU, and a fused multiply-add rounds once.
 
-    They are numpy's, whose BLAS adds up the last rows and columns of a tile in another order than
-    the others, and each CPU's in its own. A GPU computes the scores alike in forward and backward,
-    and where they are large what the kernels leave of their differences rests on that. So they are
-    summed in fp64 and rounded once.
+    Those of Triton's interpreter are numpy's, whose BLAS adds up the last rows and columns of a
+    tile in another order than the others, and each CPU's in its own. A GPU computes the scores
+    alike in forward and backward, and where they are large what the kernels leave of their
+    differences rests on that. So they are summed in fp64 and rounded once. And so is a fused
+    multiply-add, which the interpreter rounds twice.
     """
     if not os.environ.get("TRITON_INTERPRET") or find_spec("triton") is None:
         yield
@@ -37,8 +38,13 @@ def _products_of_the_interpreter() -> Iterator[None]:
         product = a.data.astype(numpy.float64) @ b.data.astype(numpy.float64)
         return TensorHandle(product.astype(sums.data.dtype) + sums.data, sums.dtype.scalar)
 
+    def create_fma(_, a, b, addend):
+        exact = a.data.astype(numpy.float64) * b.data + addend.data
+        return TensorHandle(exact.astype(addend.data.dtype), addend.dtype.scalar)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(InterpreterBuilder, "create_dot", create_dot)
+        patch.setattr(InterpreterBuilder, "create_fma", create_fma)
         yield
 
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
+import torch.fx
 from torch import Tensor
 from torch._C import _get_tracing_state, _set_tracing_state  # type: ignore[attr-defined]
 from torch._C._functorch import peek_interpreter_stack
@@ -59,6 +60,11 @@ def tracer() -> str:
 def active() -> str:
     """The transform or tracer that is at work, in words; "" where there is none."""
     return transform() or tracer()
+
+
+def is_symbol(value: object) -> bool:
+    """Whether torch.fx.symbolic_trace gives it for a value: it has neither sizes nor a dtype."""
+    return isinstance(value, torch.fx.Proxy)
 
 
 @constant_when_traced

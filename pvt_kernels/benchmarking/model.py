@@ -48,7 +48,7 @@ GPU_MODELS = {
 }
 
 # wider layers have no fused forward
-FUSED_MOST_CHANNELS = 128
+FUSED_MOST_CHANNELS = 64
 
 
 @dataclass(frozen=True)

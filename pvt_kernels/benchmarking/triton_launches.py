@@ -55,7 +55,7 @@ def reduction_launches(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[
 def fused_launches(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[Launch]:
     """The fused forward in inference; nothing where the layer is not fused."""
     B, N, M, C = shape.batch, shape.queries, shape.keys, shape.dim
-    tile = multi_head_attention.fused_tile(gpu, dtype, C, C // shape.heads)
+    tile = multi_head_attention.fused_tile(gpu, dtype, C, C // shape.heads, B, N)
     if tile is None:
         return []
     x, kv, weight, bias = (

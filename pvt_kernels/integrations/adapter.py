@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from pvt_kernels.parts import Parts
+from pvt_kernels.backends import transforms
+from pvt_kernels.parts import Parts, are_plain
 
 
 class Adapter(NamedTuple):
@@ -22,7 +23,10 @@ class Adapter(NamedTuple):
         parts: where a module keeps what; None if it is no attention.
         forward: (module, the module's own forward, *the caller's arguments) -> what the caller
             expects. It calls the module's own where it can't serve a call.
+        example: (module, tokens (B, H*W, C), H, W) -> arguments of the forward, to try it with; of
+            what is no attention (module,) -> arguments.
         reasons: why it can't serve a module, before its parts are looked at.
+        trial: what is tried in forward's place, where that shows more.
     """
 
     family: str
@@ -31,7 +35,9 @@ class Adapter(NamedTuple):
     optional: tuple[str, ...]
     parts: Callable[[nn.Module], Parts] | None
     forward: Callable[..., Any]
+    example: Callable[..., tuple]
     reasons: Callable[[nn.Module], list[str]] = lambda module: []
+    trial: Callable[..., Any] | None = None
 
     def matches(self, module: nn.Module) -> bool:
         """Whether the module is one of the family, or a variant of one."""
@@ -48,16 +54,40 @@ class Adapter(NamedTuple):
         begin = _begins_with(names, self.signatures) or ()
         return [name for name in names[len(begin) :] if name not in self.optional]
 
+    def call(
+        self, module: nn.Module, own: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """The forward, or the module's own where PyTorch's functions alone serve the caller.
+
+        That is under a transform or a tracer, and for tensors that compute in their own way.
+        """
+        values = _flat((*args, *kwargs.values()))
+        if transforms.active() or any(map(transforms.is_symbol, values)) or not are_plain(values):
+            return own(*args, **kwargs)
+        return self.forward(module, own, *args, **kwargs)
+
 
 def find(module: nn.Module, *names: str) -> nn.Module | None:
     """The first of these descendants that there is."""
     for name in names:
         child: nn.Module | None = module
         for step in name.split("."):
-            child = None if child is None else child._modules.get(step)
+            children = {} if child is None else child._modules
+            child = children.get(step)
         if child is not None:
             return child
     return None
+
+
+def _flat(values: Sequence[Any]) -> list[Any]:
+    """With the members of lists and tuples, such as the maps of four stages, in their place."""
+    found: list[Any] = []
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            found.extend(value)
+        else:
+            found.append(value)
+    return found
 
 
 def _forward_parameters(module: nn.Module) -> tuple[str, ...]:

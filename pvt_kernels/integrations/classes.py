@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cache, partial, wraps
+from types import FunctionType
 from typing import Any
 
 from torch import nn
@@ -42,18 +43,34 @@ ADAPTERS: dict[str, Adapter] = {module.ADAPTER.family: module.ADAPTER for module
 _ORIGINAL = "_pvt_kernels_original"
 
 
-@cache
 def patched_class(original: type[nn.Module], family: str, backend: str) -> type[nn.Module]:
     """A subclass of a module's class that computes its forward by an adapter."""
+    return _patched_class(original, original.forward, family, backend)
+
+
+@cache
+def _patched_class(
+    original: type[nn.Module], known: Callable, family: str, backend: str
+) -> type[nn.Module]:
     adapter = ADAPTERS[family]
 
-    @wraps(original.forward)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def run(self: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         own = partial(original.forward, self)
+        if original.forward is not known:
+            # somebody gave the class another one since
+            return own(*args, **kwargs)
         if backend == AUTO:
-            return adapter.forward(self, own, *args, **kwargs)
+            return adapter.call(self, own, args, kwargs)
         with backends.use_backend(backend):
-            return adapter.forward(self, own, *args, **kwargs)
+            return adapter.call(self, own, args, kwargs)
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return run(self, args, kwargs)
+
+    # torch.jit.script reads the source of what is wrapped, and looks its names up in the wrapper's
+    # globals: of those this one needs none itself
+    named = getattr(known, "__globals__", globals())
+    forward = FunctionType(forward.__code__, named, closure=forward.__closure__)
 
     def reduce(self: nn.Module, protocol: int) -> tuple:
         make, arguments, *state = original.__reduce_ex__(self, protocol)
@@ -62,7 +79,7 @@ def patched_class(original: type[nn.Module], family: str, backend: str) -> type[
 
     # the same names: others find modules by them, such as a sharding policy
     names = {name: getattr(original, name) for name in ("__module__", "__qualname__", "__doc__")}
-    members = {**names, "forward": forward, "__reduce_ex__": reduce}
+    members = {**names, "forward": wraps(known)(forward), "__reduce_ex__": reduce}
     metaclass: Any = type(original)
     return metaclass(original.__name__, (original,), {**members, _ORIGINAL: original})
 

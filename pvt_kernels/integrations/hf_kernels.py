@@ -34,7 +34,7 @@ class LayerRepository:
 
         @wraps(original.forward)
         def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            return adapter.forward(self, partial(original.forward, self), *args, **kwargs)
+            return adapter.call(self, partial(original.forward, self), args, kwargs)
 
         members = {"forward": forward, "can_torch_compile": True, "has_backward": True}
         return type(original.__name__, (nn.Module,), members)

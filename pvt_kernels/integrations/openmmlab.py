@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from pvt_kernels.integrations.adapter import Adapter, find
-from pvt_kernels.integrations.structure import serves
-from pvt_kernels.parts import Parts, forward
+from pvt_kernels.integrations.structure import parts_at_call
+from pvt_kernels.parts import Parts, are_plain, forward
 
 
 def _parts(module: Any) -> Parts:
@@ -23,13 +23,14 @@ def _parts(module: Any) -> Parts:
     return Parts(
         query=(weight[:C], None if bias is None else bias[:C]),
         keys_values=((weight[C:], None if bias is None else bias[C:]),),
-        out=attn.out_proj,
+        # whose forward torch.nn.MultiheadAttention does not call
+        out=(attn.out_proj.weight, attn.out_proj.bias),
         heads=attn.num_heads,
         scale=attn.head_dim**-0.5,
         dropout_p=attn.dropout,
         conv=find(module, "sr"),
         norm=find(module, "norm"),
-        bypassed=(attn,),
+        bypassed=(attn, attn.out_proj),
         beside=(module.proj_drop, module.dropout_layer),
     )
 
@@ -41,8 +42,8 @@ def _forward(
     hw_shape: tuple[int, int],
     identity: Tensor | None = None,
 ) -> Tensor:
-    own = _parts(module)
-    if not serves(own, module.training):
+    own = None if _reasons(module) else parts_at_call(module, _parts)
+    if own is None:
         return original(x, hw_shape, identity)
     out = module.dropout_layer(module.proj_drop(forward(own, x, *hw_shape)))
     return (x if identity is None else identity) + out
@@ -57,6 +58,9 @@ def _reasons(module: Any) -> list[str]:
         reasons.append("it has keys and values of its own: bias_k or add_zero_attn")
     if attn.in_proj_weight is None:
         reasons.append("its input projections are not one matrix: kdim or vdim")
+    tensors = (attn.in_proj_weight, attn.in_proj_bias, attn.out_proj.weight, attn.out_proj.bias)
+    if not are_plain(tensors):
+        reasons.append("its projections are of a tensor subclass")
     return reasons
 
 
@@ -67,5 +71,6 @@ ADAPTER = Adapter(
     optional=("identity",),
     parts=_parts,
     forward=_forward,
+    example=lambda module, tokens, H, W: (tokens, (H, W)),
     reasons=_reasons,
 )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext
 
+import torch
 from torch import nn
 
 from pvt_kernels import backends
 from pvt_kernels.integrations.adapter import Adapter
 from pvt_kernels.integrations.classes import ADAPTERS, AUTO, is_patched, patched_class, restore
+from pvt_kernels.integrations.contract import broken
 from pvt_kernels.integrations.report import Report, Row
 from pvt_kernels.integrations.structure import calls, not_served_reasons
 from pvt_kernels.layers import SRAttention
@@ -47,17 +50,13 @@ def patch(model: nn.Module, *, backend: str = AUTO, dry_run: bool = False) -> Re
         raise ValueError(f"patch: backend must be one of {accepted}, got {backend!r}")
     report = Report([], dry_run)
     swaps = []
-    for name, module in model.named_modules():
-        if isinstance(module, SRAttention):
-            report.rows.append(Row(name, "pvt_kernels", False, "it is this package's own", ""))
+    for name, module in _walk(model):
+        row = _row(name, module, backend)
+        if row is None:
             continue
-        adapter = next((a for a in ADAPTERS.values() if a.matches(module)), None)
-        if adapter is None:
-            continue
-        row = _judge(name, module, adapter, backend)
         report.rows.append(row)
         if row.swapped:
-            swaps.append((module, patched_class(type(module), adapter.family, backend)))
+            swaps.append((module, patched_class(type(module), row.family, backend)))
     if not report.rows:
         warnings.warn(
             f"patch: {type(model).__name__} has no spatial-reduction attention", stacklevel=2
@@ -77,12 +76,54 @@ def unpatch(model: nn.Module) -> None:
         RuntimeError: if something changed a patched module's class since; nothing is changed.
     """
     _check_model("unpatch", model)
-    restore(model.modules())
+    restore(module for _, module in _walk(model))
+
+
+def _walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """model.named_modules(), but for what is within torch.jit's modules or can't be looked into."""
+    seen = set()
+    waiting = [("", model)]
+    while waiting:
+        name, module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield name, module
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        # not by an attribute, which a module may look up in a way of its own
+        children = vars(module).get("_modules") or {}
+        for child_name, child in reversed(children.items()):
+            if isinstance(child, nn.Module):
+                waiting.append((f"{name}.{child_name}" if name else child_name, child))
 
 
 def _check_model(function: str, model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"{function}: model must be a torch.nn.Module, got {type(model).__name__}")
+
+
+def _row(name: str, module: nn.Module, backend: str) -> Row | None:
+    """What the report says of a module; None if it is none that patch() could swap."""
+    if isinstance(module, SRAttention):
+        return Row(name, "pvt_kernels", False, "it is this package's own", "")
+    if isinstance(module, torch.jit.ScriptModule):
+        return Row(name, "torch.jit", False, "it is compiled, and can't be looked into", "")
+    # a module may be anything, and raise anything where it is looked at
+    try:
+        adapter = next((a for a in ADAPTERS.values() if a.matches(module)), None)
+    except Exception:
+        return None
+    if adapter is None:
+        return None
+    try:
+        row = _judge(name, module, adapter, backend)
+        if row.swapped:
+            patched_class(type(module), adapter.family, backend)
+        return row
+    except Exception as error:
+        why = f"it can't be looked into: {type(error).__name__}: {error}"
+        return Row(name, adapter.family, False, why, "")
 
 
 def _judge(name: str, module: nn.Module, adapter: Adapter, backend: str) -> Row:
@@ -93,7 +134,8 @@ def _judge(name: str, module: nn.Module, adapter: Adapter, backend: str) -> Row:
     if adapter.parts is None:
         return Row(name, adapter.family, True, "", "PyTorch")
     own = adapter.parts(module)
-    like = next(module.parameters())
+    # quantised layers have no parameters
+    like = next(module.parameters(), torch.empty(0, device="cpu"))
     with nullcontext() if backend == AUTO else backends.use_backend(backend):
         decisions = [backends.decide(inputs) for inputs in calls(own, like)]
     for decision in decisions:
@@ -117,9 +159,11 @@ def _unfamiliar(module: nn.Module, adapter: Adapter) -> list[str]:
         reasons = adapter.reasons(module)
         if not reasons and adapter.parts is not None:
             reasons = not_served_reasons(module, adapter.parts(module))
-        return reasons
     except AttributeError as error:
         return [f"it lacks a part: {error}"]
+    if not reasons and (difference := broken(module, adapter)):
+        return [difference]
+    return reasons
 
 
 def _exceptions(module: nn.Module, own: Parts) -> list[str]:

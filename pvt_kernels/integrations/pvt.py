@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pvt_kernels.integrations.adapter import Adapter, find
-from pvt_kernels.integrations.structure import serves
+from pvt_kernels.integrations.structure import dropout_rate, parts_at_call
 from pvt_kernels.parts import Parts, forward
 
 
@@ -20,7 +20,7 @@ def attention_parts(module: Any) -> Parts:
         out=module.proj,
         heads=module.num_heads,
         scale=module.scale,
-        dropout_p=module.attn_drop.p,
+        dropout_p=dropout_rate(module.attn_drop),
         conv=find(module, "sr"),
         norm=find(module, "norm"),
         pool=find(module, "pool"),
@@ -31,8 +31,8 @@ def attention_parts(module: Any) -> Parts:
 
 
 def _forward(module: Any, original: Callable, x: Tensor, H: int, W: int) -> Tensor:
-    own = attention_parts(module)
-    if not serves(own, module.training):
+    own = parts_at_call(module, attention_parts)
+    if own is None:
         return original(x, H, W)
     return module.proj_drop(forward(own, x, H, W))
 
@@ -44,4 +44,5 @@ ADAPTER = Adapter(
     optional=(),
     parts=attention_parts,
     forward=_forward,
+    example=lambda module, tokens, H, W: (tokens, H, W),
 )

@@ -2,27 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
 from pvt_kernels.backends import Inputs, MultiHeadAttentionInputs, SpatialReductionInputs
-from pvt_kernels.parts import Parts, Projection, is_listened_to
+from pvt_kernels.parts import Parts, Projection, is_listened_to, is_plain
 
 # of torch.nn.MultiheadAttention, where OpenMMLab's layers keep three projections
 PARAMETERS = ("in_proj_weight", "in_proj_bias")
 
 
-def serves(parts: Parts, training: bool) -> bool:
-    """Whether `parts.forward` does all that the module's own does: no dropout, nobody left out."""
-    if training and parts.dropout_p > 0:
-        return False
-    return not any(is_listened_to(module) for module in parts.bypassed)
+def parts_at_call(module: Any, parts_of: Callable[[Any], Parts]) -> Parts | None:
+    """The parts as they stand at a call, or None where the module's own forward is to run.
+
+    That is where a part of another kind has taken the place of one, attention weights are dropped,
+    or a call that would be left out would be noticed.
+    """
+    try:
+        own = parts_of(module)
+    except AttributeError:
+        return None
+    if module.training and own.dropout_p > 0:
+        return None
+    if not isinstance(own.scale, float) or (own.pool is None) != (own.activation is None):
+        return None
+    if (own.conv is None) != (own.norm is None) or (own.pool is not None and own.conv is None):
+        return None
+    return own if all(_can_be_left_out(part, module) for part in own.bypassed) else None
+
+
+def dropout_rate(dropout: Any) -> float:
+    """Of a dropout, or of an Identity that somebody has put in its place."""
+    return getattr(dropout, "p", 0.0)
+
+
+def is_of_the_same_source(part: nn.Module, module: nn.Module) -> bool:
+    """Whether both classes are defined in one file, as those are that a library wrote together."""
+    return type(part).__module__ == type(module).__module__
+
+
+def _can_be_left_out(part: Any, module: nn.Module) -> bool:
+    if is_plain(part, (nn.Dropout,)):
+        # Monte Carlo dropout trains this one alone
+        return not part.training or part.p == 0
+    if is_plain(part, (nn.MultiheadAttention,)):
+        return not part.training or part.dropout == 0
+    if isinstance(part, nn.Linear):
+        # one whose weights its owner reads, in the place of calling it
+        return True
+    known = type(part) is nn.Identity or is_of_the_same_source(part, module)
+    return known and not is_listened_to(part)
 
 
 def calls(parts: Parts, like: Tensor) -> list[Inputs]:
     """What the attention asks of a backend, on the device and in the dtype of a parameter."""
-    channels = _sizes(parts.out)[0]
+    channels = sizes(parts.out)[0]
     found: list[Inputs] = [
         MultiHeadAttentionInputs(like.device, like.dtype, channels // parts.heads, dropout=False)
     ]
@@ -38,13 +74,13 @@ def not_served_reasons(module: nn.Module, parts: Parts) -> list[str]:
 
 
 def _size_reasons(parts: Parts) -> Iterator[str]:
-    C = _sizes(parts.out)[0]
+    C = sizes(parts.out)[0]
     rows = (2 * C,) if len(parts.keys_values) == 1 else (C, C)
     wanted = [("query", parts.query, C), ("output", parts.out, C)]
     wanted += [("key and value", *p) for p in zip(parts.keys_values, rows, strict=True)]
     for name, layer, row in wanted:
-        if _sizes(layer) != (row, C):
-            given = "x".join(map(str, _sizes(layer)))
+        if sizes(layer) != (row, C):
+            given = "x".join(map(str, sizes(layer)))
             yield f"its {name} projection is {given}, not {row}x{C}"
     if parts.heads < 1 or C % parts.heads != 0:
         yield f"it has {parts.heads} heads for {C} channels"
@@ -67,7 +103,8 @@ def _kind_reasons(parts: Parts) -> Iterator[str]:
 def _unknown_parts(module: nn.Module, parts: Parts) -> Iterator[str]:
     """What a variant of the attention has on top: relative positions, another branch."""
     known = {id(part) for part in (*parts, *parts.keys_values, *parts.bypassed, *parts.beside)}
-    for owner in (module, *parts.bypassed):
+    owners = (part for part in parts.bypassed if not isinstance(part, nn.Linear))
+    for owner in (module, *owners):
         for name, child in owner.named_children():
             if id(child) not in known:
                 yield f"it has a part that is not known: {name}"
@@ -77,7 +114,7 @@ def _unknown_parts(module: nn.Module, parts: Parts) -> Iterator[str]:
                 yield f"it has a tensor that is not known: {name}"
 
 
-def _sizes(layer: Projection) -> tuple[int, ...]:
+def sizes(layer: Projection) -> tuple[int, ...]:
     """Rows and columns of a projection's weight."""
     if isinstance(layer, tuple):
         return tuple(layer[0].shape)

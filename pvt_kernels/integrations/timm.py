@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pvt_kernels.integrations import pvt
 from pvt_kernels.integrations.adapter import Adapter
-from pvt_kernels.integrations.structure import serves
+from pvt_kernels.integrations.structure import parts_at_call
 from pvt_kernels.parts import forward
 
 
@@ -18,8 +18,8 @@ def _forward(
 ) -> Tensor:
     # the size is called feat_size in pvt_v2 and size in twins
     (size,) = (*given, *named.values())
-    own = pvt.attention_parts(module)
-    if not serves(own, module.training):
+    own = parts_at_call(module, pvt.attention_parts)
+    if own is None:
         return original(x, size)
     return module.proj_drop(forward(own, x, *size))
 
@@ -31,4 +31,5 @@ ADAPTER = Adapter(
     optional=(),
     parts=pvt.attention_parts,
     forward=_forward,
+    example=lambda module, tokens, H, W: (tokens, (H, W)),
 )

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from pvt_kernels.integrations.adapter import Adapter, find
-from pvt_kernels.integrations.structure import serves
+from pvt_kernels.integrations.structure import dropout_rate, parts_at_call
 from pvt_kernels.parts import Parts, forward
 
 
@@ -24,7 +24,7 @@ def _parts(module: Any) -> Parts:
         out=module.output.dense,
         heads=own.num_attention_heads,
         scale=own.attention_head_size**-0.5,
-        dropout_p=own.dropout.p,
+        dropout_p=dropout_rate(own.dropout),
         conv=find(own, "sr", "sequence_reduction"),
         norm=find(own, "layer_norm"),
         bypassed=(own, own.dropout, module.output),
@@ -40,8 +40,8 @@ def _forward(
     width: int,
     output_attentions: bool = False,
 ) -> tuple[Tensor, ...]:
-    own = _parts(module)
-    if output_attentions or not serves(own, module.training):
+    own = None if output_attentions else parts_at_call(module, _parts)
+    if own is None:
         return original(hidden_states, height, width, output_attentions)
     return (module.output.dropout(forward(own, hidden_states, height, width)),)
 
@@ -53,4 +53,5 @@ ADAPTER = Adapter(
     optional=("output_attentions",),
     parts=_parts,
     forward=_forward,
+    example=lambda module, tokens, H, W: (tokens, H, W),
 )

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pvt_kernels.integrations.adapter import Adapter, find
-from pvt_kernels.integrations.structure import serves
+from pvt_kernels.integrations.structure import dropout_rate, parts_at_call
 from pvt_kernels.parts import Parts, forward
 
 
@@ -19,7 +19,7 @@ def _parts(module: Any) -> Parts:
         out=module.proj,
         heads=module.num_attention_heads,
         scale=module.attention_head_size**-0.5,
-        dropout_p=module.attn_drop.p,
+        dropout_p=dropout_rate(module.attn_drop),
         conv=find(module, "spatial_reduction"),
         norm=find(module, "layer_norm"),
         pool=find(module, "pool"),
@@ -37,8 +37,8 @@ def _forward(
     width: int,
     output_attentions: bool = False,
 ) -> tuple[Tensor, ...]:
-    own = _parts(module)
-    if output_attentions or not serves(own, module.training):
+    own = None if output_attentions else parts_at_call(module, _parts)
+    if own is None:
         return original(hidden_states, height, width, output_attentions)
     return (module.proj_drop(forward(own, hidden_states, height, width)),)
 
@@ -50,4 +50,5 @@ ADAPTER = Adapter(
     optional=("output_attentions",),
     parts=_parts,
     forward=_forward,
+    example=lambda module, tokens, H, W: (tokens, H, W),
 )

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from pvt_kernels.integrations.adapter import Adapter, find
-from pvt_kernels.integrations.structure import serves
+from pvt_kernels.integrations.structure import parts_at_call
 from pvt_kernels.parts import Parts, forward
 
 # what computes the same; None is the choice of a model that was never loaded
@@ -43,9 +43,11 @@ def _forward(
     attention_mask: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    own = _parts(module)
     weights_wanted = kwargs.get("output_attentions", module.config.output_attentions)
-    if attention_mask is not None or weights_wanted or not serves(own, module.training):
+    # as it stands now: the model may have been given another core
+    own_alone = attention_mask is not None or weights_wanted or _reasons(module)
+    own = None if own_alone else parts_at_call(module, _parts)
+    if own is None:
         return original(hidden_states, height, width, attention_mask, **kwargs)
     return forward(own, hidden_states, height, width), None
 
@@ -64,5 +66,6 @@ ADAPTER = Adapter(
     optional=("attention_mask", "kwargs"),
     parts=_parts,
     forward=_forward,
+    example=lambda module, tokens, H, W: (tokens, H, W),
     reasons=_reasons,
 )

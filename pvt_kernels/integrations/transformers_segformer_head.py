@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvt_kernels.integrations.adapter import Adapter, find
-from pvt_kernels.parts import is_conv, is_listened_to
+from pvt_kernels.integrations.structure import is_of_the_same_source
+from pvt_kernels.ops import autocast
+from pvt_kernels.parts import are_plain, is_conv, is_listened_to, is_plain
 
 
 def _projections(module: Any) -> Any:
@@ -31,11 +33,10 @@ def _projections(module: Any) -> Any:
 def _forward(
     module: Any, original: Callable, encoder_hidden_states: Sequence[Tensor], **kwargs: Any
 ) -> Tensor:
-    projections = _projections(module)
-    bypassed = (module.linear_fuse, *projections, *(p.proj for p in projections))
     maps = all(states.ndim == 4 for states in encoder_hidden_states)
-    if not maps or any(is_listened_to(part) for part in bypassed):
+    if not maps or not _serves(module, encoder_hidden_states[0]):
         return original(encoder_hidden_states, **kwargs)
+    projections = _projections(module)
     fuse = module.linear_fuse.weight.flatten(1)
     # the last stage's channels come first
     weights = fuse.chunk(len(projections), dim=1)[::-1]
@@ -55,6 +56,36 @@ def _forward(
     return module.classifier(module.dropout(fused))
 
 
+def _serves(module: Any, states: Tensor) -> bool:
+    """Whether the parts are still those that the sums stand for, and nobody is left out."""
+    try:
+        if _reasons(module):
+            return False
+    except AttributeError:
+        # a part of another kind has taken the place of one
+        return False
+    projections = _projections(module)
+    linears = [projection.proj for projection in projections]
+    fuse = module.linear_fuse
+    tensors = [fuse.weight, *(t for linear in linears for t in (linear.weight, linear.bias))]
+    return (
+        are_plain(tensors)
+        and (autocast.is_enabled(states) or all(t.dtype == states.dtype for t in tensors))
+        and all(is_of_the_same_source(part, module) for part in projections)
+        and all(is_plain(linear, (nn.Linear,)) for linear in linears)
+        and not any(is_listened_to(part) for part in (fuse, *projections))
+    )
+
+
+def _example(module: Any) -> tuple[tuple[Tensor, ...]]:
+    channels = (projection.proj.in_features for projection in _projections(module))
+    maps = (
+        torch.randn(2, C, max(1, 9 >> stage), max(1, 7 >> stage), dtype=torch.float64)
+        for stage, C in enumerate(channels)
+    )
+    return (tuple(maps),)
+
+
 def _reasons(module: Any) -> list[str]:
     projections, fuse = _projections(module), module.linear_fuse
     reasons = []
@@ -63,7 +94,9 @@ def _reasons(module: Any) -> list[str]:
     linears: list[Any] = [find(projection, "proj") for projection in projections]
     if not all(type(linear) is nn.Linear and linear.bias is not None for linear in linears):
         reasons.append("its projections are no plain Linear with a bias")
-    elif sum(linear.out_features for linear in linears) != fuse.in_channels:
+    elif len({linear.out_features for linear in linears}) > 1 or (
+        len(linears) * linears[0].out_features != fuse.in_channels
+    ):
         reasons.append("its linear_fuse does not take what its projections give")
     return reasons
 
@@ -75,5 +108,6 @@ ADAPTER = Adapter(
     optional=("kwargs",),
     parts=None,
     forward=_forward,
+    example=_example,
     reasons=_reasons,
 )

@@ -187,7 +187,7 @@ def load_weights(
     fresh: list[str] = []
     if other_head and isinstance(model, Pyramid):
         fresh = _fresh_head(model, own, taken)
-        unused = [key for key in taken if key in fresh or (_of_head(model, key) and key not in own)]
+        unused = [key for key in taken if key in fresh or key.split(".")[0] in model.unused_names]
         left_out += [prefix + key for key in unused]
         for key in unused:
             del taken[key]
@@ -236,11 +236,6 @@ def _prefix(own: list[str], weights: Mapping[str, Tensor], path: Path) -> str:
             f"{path} holds weights under each of {listed(best)}; accepted a file with one of them"
         )
     return best[0]
-
-
-def _of_head(model: Pyramid, key: str) -> bool:
-    names = model.classifier_names if model.features_only else {"head"}
-    return key.split(".")[0] in names
 
 
 def _fresh_head(

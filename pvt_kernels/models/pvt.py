@@ -1,12 +1,14 @@
 """Pyramid Vision Transformer (Wang et al., ICCV 2021, https://arxiv.org/abs/2102.12122)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pvt_kernels.models.blocks import NORM_EPS, init_linear, tokens_to_map
+from pvt_kernels.backends import transforms
+from pvt_kernels.models.blocks import NORM_EPS, init_linear
 from pvt_kernels.models.pyramid import Config, Pyramid
 
 _WIDTHS = (64, 128, 320, 512)
@@ -35,17 +37,23 @@ class PyramidVisionTransformer(Pyramid):
     Args:
         config: the variant.
         num_classes: size of the head; 0 for none. Not used with features_only.
-        features_only: return the four stages' maps instead of class scores.
+        features_only: return the stages' maps instead of class scores.
+        out_indices: with features_only, the stages whose maps are returned, negative ones from the
+            end, or how many of the last; None for all. Those behind the last of them are not built.
         img_size: side, or (height, width), of the images that the position embeddings are for.
         in_chans: channels of the images.
+        global_pool: "token" takes the class token for the head, "avg" averages the others,
+            "" leaves them all.
         drop_rate: dropout after the position embeddings, the projections and in the MLPs.
         attn_drop_rate: dropout of attention probabilities.
         drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
+        head_drop_rate: dropout of what the head reads.
 
     Raises:
         ValueError: num_classes, img_size or a rate is out of range.
     """
 
+    pools = ("token", "avg", "")
     classifier_names = frozenset({"head", "norm", "cls_token"})
     pos_embed4: nn.Parameter
 
@@ -59,6 +67,9 @@ class PyramidVisionTransformer(Pyramid):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        out_indices: int | Sequence[int] | None = None,
+        global_pool: str | None = None,
+        head_drop_rate: float = 0.0,
     ) -> None:
         super().__init__(
             config,
@@ -67,10 +78,13 @@ class PyramidVisionTransformer(Pyramid):
             min_size=max(s * r for s, r in zip(config.strides, config.sr_ratios, strict=True)),
             num_classes=num_classes,
             features_only=features_only,
+            out_indices=out_indices,
             in_chans=in_chans,
+            global_pool=global_pool,
             drop_rate=drop_rate,
             attn_drop_rate=attn_drop_rate,
             drop_path_rate=drop_path_rate,
+            head_drop_rate=head_drop_rate,
         )
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         if min(height, width) < self.min_size:
@@ -87,6 +101,7 @@ class PyramidVisionTransformer(Pyramid):
             self.cls_token = nn.Parameter(torch.empty(1, 1, self.num_features))
             nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.apply(init_linear)
+        self._drop_stages(max(self.out_indices) + 1)
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters that the original recipe trains without weight decay."""
@@ -98,29 +113,26 @@ class PyramidVisionTransformer(Pyramid):
         if stage == 3:
             pos_embed = pos_embed[:, 1:]
         grid = self.grids[stage]
-        if grid == (H, W):
+        # a symbol of torch.fx equals nothing; where the sizes agree, the interpolation is exact
+        if not transforms.is_symbol(H) and grid == (H, W):
             return pos_embed
         pos_embed = pos_embed.transpose(1, 2).unflatten(2, grid)
         pos_embed = F.interpolate(pos_embed, size=(H, W), mode="bilinear", align_corners=False)
         return pos_embed.flatten(2).transpose(1, 2)
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Compute what `forward` returns, short of the head: (B, num_features), or the maps."""
-        maps = []
-        for i in range(4):
-            x, H, W = getattr(self, f"patch_embed{i + 1}")(x)
-            x = x + self._positions(i, H, W)
-            with_cls_token = i == 3 and not self.features_only
-            if with_cls_token:
-                cls_token = self.cls_token + self.pos_embed4[:, :1]
-                x = torch.cat((cls_token.expand(len(x), -1, -1), x), dim=1)
-            x = self.pos_drop(x)
-            for block in getattr(self, f"block{i + 1}"):
-                x = block(x, H, W)
-            if not with_cls_token:
-                x = tokens_to_map(x, H, W)
-                maps.append(x)
-        return maps if self.features_only else self.norm(x[:, 0])
+    def _stage(self, i: int, x: torch.Tensor) -> tuple[torch.Tensor, int, int]:
+        x, H, W = getattr(self, f"patch_embed{i + 1}")(x)
+        x = x + self._positions(i, H, W)
+        if i == 3 and not self.features_only:
+            cls_token = self.cls_token + self.pos_embed4[:, :1]
+            x = torch.cat((cls_token.expand(x.shape[0], -1, -1), x), dim=1)
+        return self._blocks(i, self.pos_drop(x), H, W), H, W
+
+    def _features(self, maps: list[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+        return self.norm(tokens)
+
+    def _pooled(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, 0] if self.global_pool == "token" else x[:, 1:].mean(dim=1)
 
 
 def pvt_tiny(**kwargs: Any) -> PyramidVisionTransformer:

@@ -1,11 +1,12 @@
 """PVTv2 (Wang et al., Computational Visual Media 2022, https://arxiv.org/abs/2106.13797)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from pvt_kernels.models.blocks import NORM_EPS, init_conv, init_linear, tokens_to_map
+from pvt_kernels.models.blocks import NORM_EPS, init_conv, init_linear
 from pvt_kernels.models.pyramid import Config, Pyramid
 
 _WIDTHS = (64, 128, 320, 512)
@@ -30,15 +31,21 @@ class PyramidVisionTransformerV2(Pyramid):
     Args:
         config: the variant.
         num_classes: size of the head; 0 for none. Not used with features_only.
-        features_only: return the four stages' maps instead of class scores.
+        features_only: return the stages' maps instead of class scores.
+        out_indices: with features_only, the stages whose maps are returned, negative ones from the
+            end, or how many of the last; None for all. Those behind the last of them are not built.
         in_chans: channels of the images.
+        global_pool: "avg" averages the last map for the head, "" leaves it.
         drop_rate: dropout after the projections and in the MLPs.
         attn_drop_rate: dropout of attention probabilities.
         drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
+        head_drop_rate: dropout of what the head reads.
 
     Raises:
         ValueError: num_classes or a rate is out of range.
     """
+
+    pools = ("avg", "")
 
     def __init__(
         self,
@@ -49,6 +56,9 @@ class PyramidVisionTransformerV2(Pyramid):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        out_indices: int | Sequence[int] | None = None,
+        global_pool: str | None = None,
+        head_drop_rate: float = 0.0,
     ) -> None:
         # the padded patch convolutions round up, so ceil(size / stride) must reach sr_ratio;
         # linear SRA pools maps of any size
@@ -59,15 +69,19 @@ class PyramidVisionTransformerV2(Pyramid):
             min_size=max(s * (r - 1) + 1 for s, r in zip(config.strides, sr_ratios, strict=True)),
             num_classes=num_classes,
             features_only=features_only,
+            out_indices=out_indices,
             in_chans=in_chans,
+            global_pool=global_pool,
             drop_rate=drop_rate,
             attn_drop_rate=attn_drop_rate,
             drop_path_rate=drop_path_rate,
+            head_drop_rate=head_drop_rate,
         )
         for i, dim in enumerate(config.embed_dims):
             self.add_module(f"norm{i + 1}", nn.LayerNorm(dim, eps=NORM_EPS))
         self.apply(init_linear)
         self.apply(init_conv)
+        self._drop_stages(max(self.out_indices) + 1)
 
     def no_weight_decay(self) -> set[str]:
         """Return the names that the original recipe trains without weight decay.
@@ -76,19 +90,15 @@ class PyramidVisionTransformerV2(Pyramid):
         """
         return {"pos_embed1", "pos_embed2", "pos_embed3", "pos_embed4", "cls_token"}
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Compute what `forward` returns, short of the head: (B, num_features), or the maps."""
-        maps = []
-        for i in range(4):
-            x, H, W = getattr(self, f"patch_embed{i + 1}")(x)
-            for block in getattr(self, f"block{i + 1}"):
-                x = block(x, H, W)
-            x = getattr(self, f"norm{i + 1}")(x)
-            if i == 3 and not self.features_only:
-                return x.mean(dim=1)
-            x = tokens_to_map(x, H, W)
-            maps.append(x)
-        return maps
+    def _stage(self, i: int, x: torch.Tensor) -> tuple[torch.Tensor, int, int]:
+        x, H, W = getattr(self, f"patch_embed{i + 1}")(x)
+        return getattr(self, f"norm{i + 1}")(self._blocks(i, x, H, W)), H, W
+
+    def _features(self, maps: list[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+        return maps[-1]
+
+    def _pooled(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(dim=(2, 3))
 
 
 def pvt_v2_b0(**kwargs: Any) -> PyramidVisionTransformerV2:

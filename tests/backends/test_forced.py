@@ -110,7 +110,7 @@ def test_compiled_code_guards_on_the_callers_context(dynamic):
 
     def backends():
         compiled(x, 4, 6)
-        return ["multi_head_attention" in str(graph.graph) for graph in counter.graphs]
+        return ["sr_attention_forward" in str(graph.graph) for graph in counter.graphs]
 
     assert backends() == [True]
     with use_backend("sdpa"):
@@ -147,7 +147,7 @@ def test_use_backend_within_compiled_code(breaks):
     torch.testing.assert_close(compiled(x), fn(x))
     assert forced.name is None
     code = "".join(str(graph.graph) for graph in counter.graphs)
-    assert code.count("torch.ops.pvt_kernels.multi_head_attention_forward") == 1
+    assert code.count("torch.ops.pvt_kernels.sr_attention_forward") == 1
     assert code.count("scaled_dot_product_attention") == 2
     with use_backend("reference"):
         torch.testing.assert_close(compiled(x), fn(x))

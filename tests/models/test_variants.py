@@ -242,7 +242,7 @@ def test_arguments_out_of_range(name, kwargs, message):
 def test_classifier_can_be_replaced(name):
     model = models.create(name, in_chans=4).double()
     x = torch.randn(2, 4, 32, 32, dtype=torch.float64)
-    features = model.forward_features(x)
+    features = model.forward_head(model.forward_features(x), pre_logits=True)
     assert model(x).shape == (2, 1000)
     assert model.get_classifier() is model.head
 

@@ -38,9 +38,17 @@ def test_error_budget(shape, dtype, backend):
 
 # of a negative factor the lowest score gets the highest weight
 @pytest.mark.parametrize("backend", BACKEND_PARAMS)
+@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
+@pytest.mark.parametrize("spread", [8.0, 32.0])
 @pytest.mark.parametrize("scale", [0.5, -0.5])
-def test_error_budget_where_few_keys_dominate(backend, scale):
-    check_against_oracle(backend, 1, 64, 48, 2, 32, dtype=torch.float32, scale=scale, spread=8.0)
+def test_error_budget_where_few_keys_dominate(backend, dtype, spread, scale):
+    check_against_oracle(backend, 1, 64, 48, 2, 32, dtype=dtype, scale=scale, spread=spread)
+
+
+@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
+def test_a_scale_of_zero_weighs_all_keys_the_same(backend, dtype):
+    check_against_oracle(backend, 2, 40, 70, 2, 32, dtype=dtype, scale=0.0)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])

@@ -20,6 +20,8 @@ from pvt_kernels.backends.triton.fold import fold_kernel
 UNIT = tl.constexpr(8)
 # with fewer blocks than this times what a GPU holds, the last wave, not full, weighs too much
 WAVES = 2
+# of a block of a split sum, in steps: its first tiles' way from memory, and its result's back
+OVERHEAD = 10
 # Parts and numbers of a row that a block of the fold loads at once, where there are many parts or
 # few: of many no more numbers than one line of memory, 32 of 4 bytes, so that PVT's maps of 1900
 # rows are thousands of blocks. Each of a multiprocessor's 2048 threads has 16 bytes on the way,
@@ -52,7 +54,8 @@ class Launch:
     """A kernel with everything that it is called with; `blocks` of threads in a grid of one axis.
 
     One axis, since the others end at 65535 blocks. `resident` is how many of them a multiprocessor
-    holds at once, by registers and shared memory.
+    holds at once, by registers and shared memory; `maxnreg` is how many registers the compiler may
+    give a thread, if there are to be more blocks than it would have it.
     """
 
     kernel: triton.JITFunction
@@ -64,6 +67,7 @@ class Launch:
     warps: int = 4
     stages: int = 1
     resident: int = 1
+    maxnreg: int | None = None
 
 
 def run(*launches: Launch) -> None:
@@ -107,7 +111,7 @@ def wide_rows(tensor: Tensor) -> Tensor:
 
 def padded(width: int) -> int:
     """The multiple of UNIT from `width` on."""
-    return triton.cdiv(width, UNIT.value) * UNIT.value
+    return cdiv(width, UNIT.value) * UNIT.value
 
 
 def strides(axes: str, **tensors: Tensor) -> dict[str, int]:
@@ -120,20 +124,58 @@ def strides(axes: str, **tensors: Tensor) -> dict[str, int]:
     }
 
 
-def splits_of(gpu: Gpu, resident: int, blocks: int, steps: int) -> int:
-    """Into how many parts to split the `steps` of each of `blocks` blocks, to fill the GPU.
+@lru_cache(maxsize=4096)
+def splits_of(
+    gpu: Gpu,
+    dtype: torch.dtype,
+    resident: int,
+    blocks: int,
+    steps: int,
+    *,
+    multiply_adds: int,
+    numbers: int,
+) -> int:
+    """Into how many parts to split the `steps` of each of `blocks` blocks.
 
-    At least WAVES waves of blocks, of which every multiprocessor holds `resident`, where there
-    are enough steps; of the next few numbers, the one with which the last block ends soonest.
+    By what each number costs, in steps: every wave of blocks takes its steps, and as long as
+    OVERHEAD more to begin and end; and each split's partial results are written, and read once
+    more. Up to WAVES waves, which fill any GPU.
+
+    Args:
+        gpu: what the blocks are for.
+        dtype: of the products.
+        resident: blocks that a multiprocessor holds at once.
+        blocks: before they are split.
+        steps: of each of them.
+        multiply_adds: of one step of one block.
+        numbers: of the partial results of one split of all blocks, in fp32.
     """
     wave = gpu.multiprocessors * resident
-    least = triton.cdiv(WAVES * wave, max(blocks, 1))
-    if least == 1 or steps == 0:
-        return 1
-    return min(
-        range(min(least, steps), min(2 * least, steps) + 1),
-        key=lambda splits: triton.cdiv(blocks * splits, wave) * triton.cdiv(steps, splits),
-    )
+    # what goes to memory and back while every block of a wave does one step
+    step_bytes = wave * 2 * multiply_adds / _operations_a_byte(dtype)
+    partial = 2 * 4 * numbers / step_bytes
+    most = max(1, min(steps, cdiv(WAVES * wave, max(blocks, 1))))
+
+    def cost(splits: int) -> float:
+        waves = cdiv(blocks * splits, wave)
+        return waves * (cdiv(steps, splits) + OVERHEAD) + splits * partial
+
+    return min(range(1, most + 1), key=cost)
+
+
+def _operations_a_byte(dtype: torch.dtype) -> int:
+    """What an H100 computes, by its data sheet, while its memory moves one byte.
+
+    An A100 computes half as much; the number of splits differs little.
+    """
+    if dtype != torch.float32:
+        return 300
+    return 150 if precision(dtype) == "tf32" else 20
+
+
+def cdiv(size: int, part: int) -> int:
+    """How many parts hold `size`: triton.cdiv is for kernels, and takes microseconds here."""
+    return -(-size // part)
 
 
 def fold(
@@ -174,7 +216,7 @@ def fold(
         block_rows = max(1, 2**14 // block_width)
 
     def blocks_of(rows: int, width: int) -> int:
-        return triton.cdiv(rows, block_rows) * triton.cdiv(width, block_width)
+        return cdiv(rows, block_rows) * cdiv(width, block_width)
 
     return Launch(
         fold_kernel,
@@ -209,7 +251,7 @@ def fold(
 
 def block_of(size: int) -> int:
     """The power of two that holds `size`: a block's sizes are such."""
-    return triton.next_power_of_2(size)
+    return 1 << max(0, size - 1).bit_length()
 
 
 def _launch(launch: Launch, replaced: dict[str, Tensor]) -> None:
@@ -219,6 +261,7 @@ def _launch(launch: Launch, replaced: dict[str, Tensor]) -> None:
         **launch.constants,
         num_warps=launch.warps,
         num_stages=launch.stages,
+        maxnreg=launch.maxnreg,
     )
 
 

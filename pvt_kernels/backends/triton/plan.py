@@ -134,8 +134,12 @@ def _variant(launch: Launch) -> tuple:
             types.append((name, _POINTERS[value.dtype], aligned))
         else:
             types.append((name, parameter.annotation_type or "fp32", False))
-    options = (("num_warps", launch.warps), ("num_stages", launch.stages))
-    return launch.kernel, tuple(types), tuple(launch.constants.items()), options
+    options = {
+        "num_warps": launch.warps,
+        "num_stages": launch.stages,
+        "maxnreg": launch.maxnreg,
+    }
+    return launch.kernel, tuple(types), tuple(launch.constants.items()), tuple(options.items())
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ def _kernel(
     kernel: triton.JITFunction,
     types: tuple[tuple[str, str, bool], ...],
     constants: tuple[tuple[str, int | str], ...],
-    options: tuple[tuple[str, int], ...],
+    options: tuple[tuple[str, int | None], ...],
 ) -> tuple[_Kernel, tuple[tuple[str, str], ...]]:
     """A kernel on a device, compiled and loaded once, and its parameters' names and types."""
     signature = {name: type_ for name, type_, _ in types}

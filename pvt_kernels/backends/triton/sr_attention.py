@@ -75,11 +75,9 @@ class Layer:
         R = conv_weight.shape[-1] if self.reduces else 1
         M = (H // R) * (W // R) if self.reduces else N
         self.x_shape, self.y_shape, self.kv_rows = (B, N, C), (B, M, C), (B * M, 2 * C)
-        # tokens of no patch, which no kernel writes
-        self.left_over = self.reduces and bool(H % R or W % R)
         self.weight_format = memory_format(conv_weight) if self.reduces else None
         self.lse_shape, self.rstd_shape = (B, heads, N), (B, M)
-        self.tile = multi_head_attention.fused_tile(self.gpu, x.dtype, C, C // heads)
+        self.tile = multi_head_attention.fused_tile(self.gpu, x.dtype, C, C // heads, B, N)
 
     def forward(
         self,
@@ -189,19 +187,18 @@ class Layer:
         )
         plan.launch(stream, addresses)
         del q, do, workspace
+        dx = torch.mm(dq, q_weight)
         if self.reduces:
-            dx, *dreduction = self._reduce_backward(
-                stream, dkv @ kv_weight, x, conv_weight, norm_weight, normalized, rstd, matrix
+            dy, inputs = torch.mm(dkv, kv_weight), y.view(-1, C)
+            dreduction = self._reduce_backward(
+                stream, dy, x, conv_weight, norm_weight, normalized, rstd, dx, matrix
             )
-            # added in the product itself
-            dx.view(B * N, C).addmm_(dq, q_weight)
-            inputs = y.view(-1, C)
         else:
-            dx, dreduction, inputs = torch.mm(dq, q_weight), (None,) * 4, rows
+            dreduction, inputs = (None,) * 4, rows
+            # added in the product itself
             dx.addmm_(dkv, kv_weight)
-            dx = dx.view(self.x_shape)
         return (
-            *(dx, *dreduction),
+            *(dx.view(self.x_shape), *dreduction),
             *(dq.t() @ rows, _bias_gradient(q_bias, dq)),
             *(dkv.t() @ inputs, _bias_gradient(kv_bias, dkv)),
             *(dresult.t() @ o.view(B * N, C), _bias_gradient(out_bias, dresult)),
@@ -216,9 +213,10 @@ class Layer:
         norm_weight: Tensor,
         normalized: Tensor,
         rstd: Tensor,
+        dx: Tensor,
         matrix: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        """dx, dconv_weight, dconv_bias, dnorm_weight, dnorm_bias of the reduction alone."""
+        """dconv_weight, dconv_bias, dnorm_weight, dnorm_bias; the reduction's dx is added to dx."""
         plan, workspace_bytes = self._reduction_backward
         x_address, gamma = x.data_ptr(), norm_weight.data_ptr()
         if not self.fits or (x_address | gamma) % 16:
@@ -227,7 +225,6 @@ class Layer:
         if matrix is None:
             matrix = permuted(conv_weight, BY_TOKEN, keep=False)
         C = self.x_shape[2]
-        dx = x.new_zeros(self.x_shape) if self.left_over else x.new_empty(self.x_shape)
         dweight = torch.empty_like(conv_weight, memory_format=self.weight_format)
         dvectors = dbias, dgamma, dbeta = (
             x.new_empty(C),
@@ -241,7 +238,7 @@ class Layer:
             *(dbias.data_ptr(), dgamma.data_ptr(), dbeta.data_ptr(), workspace.data_ptr()),
         )
         plan.launch(stream, addresses)
-        return dx, dweight, *dvectors
+        return dweight, *dvectors
 
     # The plans, each made at its first use, and the bytes of its workspace. Their slots are in the
     # order of the addresses above; what is no slot is workspace.
@@ -309,8 +306,9 @@ class Layer:
         weight, _, gamma, _ = self.forms[:4]
         dy = placeholder(self.y_shape, self.x.dtype)
         rows = [placeholder(s, torch.float32) for s in (self.y_shape, self.rstd_shape)]
+        dx = placeholder(self.x_shape, self.x.dtype)
         launches, gradients = spatial_reduction.backward_launches(
-            self.gpu, dy, self.x, *self.size, weight, gamma, *rows, self._matrix
+            self.gpu, dy, self.x, *self.size, weight, gamma, *rows, self._matrix, dx
         )
         return self._plan(launches, dy, self.x, self._matrix, gamma, *rows, *gradients)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint as recompute
 
-from pvt_kernels.models.blocks import Block
 from pvt_kernels.models.checkpoint import Loaded
 from pvt_kernels.systems.training import checkpoint, precision, seeding
 from pvt_kernels.systems.training.distributed import Processes, mean_of_processes
@@ -28,7 +25,7 @@ from pvt_kernels.systems.training.optimizer import make_optimizer, set_rate
 from pvt_kernels.systems.training.order import Seeded, train_order
 from pvt_kernels.systems.training.progress import Reporter, peak_bytes
 from pvt_kernels.systems.training.recipe import Recipe, override
-from pvt_kernels.systems.training.system import System
+from pvt_kernels.systems.training.system import System, backbone_of
 
 LAST = "last.pt"
 
@@ -135,7 +132,7 @@ class Training:
                 )
         self.model.to(device)
         if run.recompute:
-            recompute_blocks(self.model)
+            backbone_of(self.model).set_grad_checkpointing()
         self.wrapped = self.model
         if self.own.world > 1:
             if device.type == "cuda":
@@ -260,10 +257,3 @@ class Training:
         if self.loaded:
             reporter.say(f"{self.options.weights}: {self.loaded}")
         return reporter
-
-
-def recompute_blocks(model: nn.Module) -> None:
-    """Make the backbone's blocks keep their inputs alone, and compute again in backward."""
-    for module in model.modules():
-        if isinstance(module, Block):
-            module.forward = functools.partial(recompute, module.forward, use_reentrant=False)

@@ -30,7 +30,7 @@ def splits(request, monkeypatch):
 @pytest.fixture(params=["fused", "unfused"])
 def form(request, monkeypatch):
     if request.param == "unfused":
-        monkeypatch.setattr("pvt_kernels.backends.triton.multi_head_attention.FUSED_CHANNELS", ())
+        monkeypatch.setattr("pvt_kernels.backends.triton.multi_head_attention.FUSED_WIDTHS", ())
     return request.param
 
 

@@ -5,6 +5,7 @@ import torch
 
 from pvt_kernels import multi_head_attention, spatial_reduction, use_backend
 from pvt_kernels.benchmarking.shapes import STAGES, stage_shape
+from pvt_kernels.benchmarking.triton_launches import launches_of_a_layer
 
 from ...error_budget import with_gradients
 from ...ops.cases import LOW_DTYPES
@@ -40,16 +41,35 @@ def test_no_kernel_uses_what_lies_around_its_tensors(splits, form, between_walls
     assert all(torch.equal(a, e) for a, e in zip(results(), expected, strict=True))
 
 
+H100 = triton_launch.Gpu(90, 132)
+
+
 @pytest.mark.parametrize("blocks", [1, 16, 60, 1000])
 @pytest.mark.parametrize("steps", [0, 1, 50, 1000])
-def test_splits_fill_the_gpu(blocks, steps):
-    gpu = triton_launch.Gpu(90, 132)
-    splits = triton_launch.splits_of(gpu, 2, blocks, steps)
+def test_long_sums_are_split_until_the_gpu_is_busy(blocks, steps):
+    splits = triton_launch.splits_of(
+        H100, torch.float16, 2, blocks, steps, multiply_adds=64**3, numbers=64 * 64 * blocks
+    )
     assert 1 <= splits <= max(1, steps)
-    full = blocks * splits >= triton_launch.WAVES * 132 * 2
-    assert full or splits == max(1, steps)
-    # no more workspace than twice what filling takes
-    assert blocks * (splits - 1) <= 2 * triton_launch.WAVES * 132 * 2
+    # of short sums the beginning and the end would weigh more than what is split
+    long = steps > triton_launch.OVERHEAD
+    assert blocks * splits >= 132 / 2 or not long or steps // splits <= triton_launch.OVERHEAD
+    # no more workspace than filling takes
+    assert blocks * (splits - 1) <= triton_launch.WAVES * 132 * 2
+
+
+# of dk and dv, the convolution, and the weight's gradient
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [(1, (16, 8, 3)), (2, (8, 4, 3)), (3, (3, 2, 3)), (4, (2,))],
+)
+def test_splits_on_an_h100_in_training(stage, expected):
+    """One wave of blocks, nearly full, where partial results are much of what is moved."""
+    layer = launches_of_a_layer(stage_shape(stage, (800, 1216), batch=2), torch.float16, H100)
+    names = ("attention_dkdv", "convolution", "dweight")[: len(expected)]
+    assert tuple(layer[name].numbers["splits"] for name in names) == expected
+    for name in names:
+        assert 132 < layer[name].blocks <= layer[name].resident * 132
 
 
 def test_strides_are_passed_in_units():

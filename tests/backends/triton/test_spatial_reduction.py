@@ -6,6 +6,7 @@ import torch
 from pvt_kernels import spatial_reduction, use_backend
 
 from ...error_budget import with_gradients
+from ...ops.cases import LOW_DTYPES
 from ...ops.cases.spatial_reduction import at_size, check_against_oracle, random_inputs
 from .kernels import needs_interpreter, reduction_tiles, triton_launch, triton_reduction
 
@@ -40,6 +41,28 @@ def test_the_shipped_tiles(channels, dtype, monkeypatch):
             triton_reduction, name, lambda _, *arguments, real=real: real(gpu, *arguments)
         )
     check_against_oracle("triton", 1, 5, 17, channels, 2, dtype)
+
+
+@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
+def test_dx_is_added_to_the_gradient_of_another_use(dtype):
+    """In fp32, so that it is rounded once; tokens of no patch keep what they had."""
+    x, weight, bias, gamma, beta = random_inputs(2, 7, 11, 24, 3, dtype)
+    gpu, size = triton_launch.INTERPRETER, (7, 11)
+    _, *saved = triton_reduction.forward(x, *size, weight, bias, gamma, beta, 1e-5)
+    arguments = (torch.randn(2, 6, 24).to(dtype), x, *size, weight, gamma, *saved)
+    alone, *others = triton_reduction.backward(*arguments)
+    before = torch.randn_like(x)
+    dx = before.clone()
+    launches, gradients = triton_reduction.backward_launches(gpu, *arguments, dx=dx)
+    triton_launch.run(*launches)
+    assert gradients[0] is dx
+    assert all(torch.equal(a, e) for a, e in zip(gradients[1:], others, strict=True))
+    left_over = torch.ones(7, 11, dtype=torch.bool)
+    left_over[:6, :9] = False
+    assert torch.equal(dx[:, left_over.flatten()], before[:, left_over.flatten()])
+    expected = alone.float() + before.float()
+    rounding = torch.finfo(dtype).eps * (alone.abs() + expected.abs()).float()
+    assert ((dx.float() - expected).abs() <= rounding).all()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)

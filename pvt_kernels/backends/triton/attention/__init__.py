@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-import triton
 from torch import Tensor
 
 from pvt_kernels.backends.tensors import aligned_contiguous
 from pvt_kernels.backends.triton.attention.backward_dkdv import attention_dkdv_launch
 from pvt_kernels.backends.triton.attention.backward_dq import attention_dq_launch
 from pvt_kernels.backends.triton.attention.forward import attention_forward_launch
-from pvt_kernels.backends.triton.attention.tiles import tile_of
+from pvt_kernels.backends.triton.attention.tiles import Tile, block_d, tile_of
 from pvt_kernels.backends.triton.launch import (
     Gpu,
     Launch,
+    cdiv,
     fold,
     gpu_of,
     padded,
@@ -90,12 +90,7 @@ def backward_launches(
     dq_tile, dkdv_tile = (
         tile_of(kernel, gpu, q.dtype, d, B * heads, N) for kernel in ("dq", "dkdv")
     )
-    splits = splits_of(
-        gpu,
-        dkdv_tile.resident,
-        blocks=triton.cdiv(M, dkdv_tile.keys) * B * heads,
-        steps=triton.cdiv(N, dkdv_tile.queries),
-    )
+    splits = dkdv_splits(gpu, dkdv_tile, q, k)
     delta = torch.empty_like(lse)
     partials = q.new_empty((splits, 2, *k.shape), dtype=torch.float32)
     rows = [t.view(B * M, heads * d) for t in (dk, dv)]
@@ -105,6 +100,20 @@ def backward_launches(
         fold(gpu, partials.view(splits, 2, B * M, heads * d), rows),
     ]
     return launches, dq
+
+
+def dkdv_splits(gpu: Gpu, tile: Tile, q: Tensor, k: Tensor) -> int:
+    """Into how many parts the queries are split for dk and dv."""
+    B, N, heads, d = q.shape
+    return splits_of(
+        gpu,
+        q.dtype,
+        tile.resident,
+        blocks=cdiv(k.shape[1], tile.keys) * B * heads,
+        steps=cdiv(N, tile.queries),
+        multiply_adds=4 * tile.queries * tile.keys * block_d(d),
+        numbers=2 * k.numel(),
+    )
 
 
 def _wide_heads(tensor: Tensor) -> Tensor:

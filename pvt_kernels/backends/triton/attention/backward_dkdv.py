@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pvt_kernels.backends.triton.attention.forward import load_rows, probabilities
 from pvt_kernels.backends.triton.attention.tiles import SIZES, Tile, head_dim_arguments, strides_of
-from pvt_kernels.backends.triton.launch import UNIT, Launch, precision, strides
+from pvt_kernels.backends.triton.launch import UNIT, Launch, cdiv, precision, strides
 
 
 def attention_dkdv_launch(
@@ -34,7 +34,7 @@ def attention_dkdv_launch(
     head_dim, head_constants = head_dim_arguments(D)
     return Launch(
         attention_dkdv_kernel,
-        blocks=triton.cdiv(M, tile.keys) * B * heads * splits,
+        blocks=cdiv(M, tile.keys) * B * heads * splits,
         inputs={"do": do, "q": q, "k": k, "v": v, "lse": lse, "delta": delta},
         outputs={"partials": partials},
         numbers={
@@ -56,6 +56,7 @@ def attention_dkdv_launch(
         warps=tile.warps,
         stages=tile.stages,
         resident=tile.resident,
+        maxnreg=tile.maxnreg,
     )
 
 

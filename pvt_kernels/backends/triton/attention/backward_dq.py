@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pvt_kernels.backends.triton.attention.forward import load_rows, probabilities
 from pvt_kernels.backends.triton.attention.tiles import SIZES, Tile, head_dim_arguments, strides_of
-from pvt_kernels.backends.triton.launch import UNIT, Launch, precision, strides
+from pvt_kernels.backends.triton.launch import UNIT, Launch, cdiv, precision, strides
 
 
 def attention_dq_launch(
@@ -29,7 +29,7 @@ def attention_dq_launch(
     head_dim, head_constants = head_dim_arguments(D)
     return Launch(
         attention_dq_kernel,
-        blocks=triton.cdiv(N, tile.queries) * B * heads,
+        blocks=cdiv(N, tile.queries) * B * heads,
         inputs={"do": do, "q": q, "k": k, "v": v, "o": o, "lse": lse},
         outputs={"dq": dq, "delta": delta},
         numbers={
@@ -49,6 +49,7 @@ def attention_dq_launch(
         warps=tile.warps,
         stages=tile.stages,
         resident=tile.resident,
+        maxnreg=tile.maxnreg,
     )
 
 

@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pvt_kernels.backends.triton.attention.tiles import SIZES, Tile, head_dim_arguments, strides_of
-from pvt_kernels.backends.triton.launch import UNIT, Launch, precision, strides
+from pvt_kernels.backends.triton.launch import UNIT, Launch, cdiv, precision, strides
 
 
 def attention_forward_launch(
@@ -19,7 +19,7 @@ def attention_forward_launch(
     head_dim, head_constants = head_dim_arguments(D)
     return Launch(
         attention_forward_kernel,
-        blocks=triton.cdiv(N, tile.queries) * B * heads,
+        blocks=cdiv(N, tile.queries) * B * heads,
         inputs={"q": q, "k": k, "v": v},
         outputs={"o": o, "lse": lse},
         numbers={
@@ -39,6 +39,7 @@ def attention_forward_launch(
         warps=tile.warps,
         stages=tile.stages,
         resident=tile.resident,
+        maxnreg=tile.maxnreg,
     )
 
 
@@ -95,17 +96,19 @@ def attention_forward_kernel(
 
     # [BLOCK_N, BLOCK_D]
     b_q = tl.load(p_q, mask=m_n[:, None] & m_d[None, :], other=0.0)
+    if scale < 0:
+        b_q = -b_q
     b_o = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     b_max = tl.full((BLOCK_N,), float("-inf"), tl.float32)
     b_sum = tl.zeros((BLOCK_N,), tl.float32)
-    scale_log2 = scale * 1.4426950408889634
+    scale_log2 = positive_scale(scale)
 
     full = M // BLOCK_M * BLOCK_M
     for _ in range(0, full, BLOCK_M):
         b_k = load_rows(p_k, m_d, WHOLE)
         b_v = load_rows(p_v, m_d, WHOLE)
-        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_log2
-        b_o, b_max, b_sum = attend(b_s, b_v, b_o, b_max, b_sum, PRECISION)
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+        b_o, b_max, b_sum = attend(b_s, b_v, b_o, b_max, b_sum, scale_log2, PRECISION)
         p_k += BLOCK_M * stride_kn * UNIT
         p_v += BLOCK_M * stride_vn * UNIT
     # the last tile, if it is not full
@@ -113,9 +116,9 @@ def attention_forward_kernel(
         m_m = start_m + o_m < M
         b_k = tl.load(p_k, mask=m_m[:, None] & m_d[None, :], other=0.0)
         b_v = tl.load(p_v, mask=m_m[:, None] & m_d[None, :], other=0.0)
-        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_log2
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
         b_s = tl.where(m_m[None, :], b_s, float("-inf"))
-        b_o, b_max, b_sum = attend(b_s, b_v, b_o, b_max, b_sum, PRECISION)
+        b_o, b_max, b_sum = attend(b_s, b_v, b_o, b_max, b_sum, scale_log2, PRECISION)
 
     b_o = b_o / b_sum[:, None]
     b_lse = log_sum_exp(b_max, b_sum)
@@ -135,10 +138,25 @@ def load_rows(pointers, m_d, WHOLE: tl.constexpr):
 
 
 @triton.jit
-def attend(b_s, b_v, b_o, b_max, b_sum, PRECISION: tl.constexpr):
-    """One tile of keys in the online softmax (Milakov and Gimelshein, 2018), to base 2."""
-    b_new = tl.maximum(b_max, tl.max(b_s, 1))
-    b_p = tl.exp2(b_s - b_new[:, None])
+def positive_scale(scale):
+    """The factor of the scores to base 2, where q has changed its sign with a negative scale.
+
+    The highest score is then the highest product, and the factor can wait for the exponential.
+    Zero would make NaN of minus infinity: with the least number instead all keys weigh the same
+    too.
+    """
+    return tl.maximum(tl.abs(scale) * 1.4426950408889634, 1.1754943508222875e-38)
+
+
+@triton.jit
+def attend(b_s, b_v, b_o, b_max, b_sum, scale_log2, PRECISION: tl.constexpr):
+    """One tile of keys in the online softmax (Milakov and Gimelshein, 2018), to base 2.
+
+    b_s is without its factor, which is above zero: scaled, with the maximum off, in one fused
+    multiply-add a score. b_max has the factor; its rounding is in the sum too, and cancels.
+    """
+    b_new = tl.maximum(b_max, tl.max(b_s, 1) * scale_log2)
+    b_p = tl.exp2(tl.fma(b_s, scale_log2, -b_new[:, None]))
     b_rescale = tl.exp2(b_max - b_new)
     b_sum = b_sum * b_rescale + tl.sum(b_p, 1)
     b_o = b_o * b_rescale[:, None]
@@ -159,13 +177,14 @@ def log_sum_exp(b_max, b_sum):
 def probabilities(b_s, b_lse, scale_log2, FINE: tl.constexpr):
     """P = exp(S * scale - lse) of scores that are computed again; lse is broadcast to them.
 
-    Where the scores have the precision of fp32 (FINE), lse to base 2 is taken in two parts, for the
-    reason that the forward rounds it once: a product of 12 and of 11 bits, which is exact whether
-    or not it is contracted to a fused multiply-add, and the rest.
+    One fused multiply-add a score, since a product rounded before the difference would have the
+    error of the large numbers. Where the scores have the precision of fp32 (FINE), lse to base 2 is
+    taken in two parts, for the reason that the forward rounds it once: a product of 12 and of 11
+    bits, which is exact, and the rest.
     """
     if FINE:
         b_high = (b_lse.to(tl.int32, bitcast=True) & -4096).to(tl.float32, bitcast=True)
         b_rest = (b_lse - b_high) * 1.4423828125 + b_lse * 0.0003122283889634
-        return tl.exp2(b_s * scale_log2 - b_high * 1.4423828125 - b_rest)
+        return tl.exp2(tl.fma(b_s, scale_log2, -b_high * 1.4423828125) - b_rest)
     else:
-        return tl.exp2(b_s * scale_log2 - b_lse * 1.4426950408889634)
+        return tl.exp2(tl.fma(b_s, scale_log2, -b_lse * 1.4426950408889634))

@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pvt_kernels.backends.triton.attention.forward import attend, log_sum_exp
+from pvt_kernels.backends.triton.attention.forward import attend, log_sum_exp, positive_scale
 from pvt_kernels.backends.triton.attention.tiles import Tile
-from pvt_kernels.backends.triton.launch import UNIT, Launch, precision, strides
+from pvt_kernels.backends.triton.launch import UNIT, Launch, cdiv, precision, strides
 
 
 def multi_head_attention_launch(
@@ -36,7 +36,7 @@ def multi_head_attention_launch(
     heads = lse.shape[1]
     return Launch(
         multi_head_attention_kernel,
-        blocks=triton.cdiv(N, tile.queries) * B,
+        blocks=cdiv(N, tile.queries) * B,
         inputs={
             "x": x,
             "kv": kv,
@@ -66,6 +66,7 @@ def multi_head_attention_launch(
         warps=tile.warps,
         stages=tile.stages,
         resident=tile.resident,
+        maxnreg=tile.maxnreg,
     )
 
 
@@ -110,9 +111,8 @@ def multi_head_attention_kernel(
     o_row = (i_b * N + o_n) * BLOCK_C
     p_x = x + i_b * stride_xb * UNIT
     p_x += o_n.to(tl.int64)[:, None] * (stride_xn * UNIT) + o_c[None, :]
-    b_out_bias = tl.load(out_bias + o_c, mask=(o_c < BLOCK_C) & (has_out_bias != 0), other=0.0)
-    b_result = tl.zeros((BLOCK_N, BLOCK_C), tl.float32) + b_out_bias.to(tl.float32)[None, :]
-    scale_log2 = scale * 1.4426950408889634
+    b_result = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
+    scale_log2 = positive_scale(scale)
     full = M // BLOCK_M * BLOCK_M
 
     for i_h in range(HEADS):
@@ -122,7 +122,8 @@ def multi_head_attention_kernel(
         b_q = tl.dot(b_x, tl.trans(b_w), input_precision=PRECISION)
         p_bias = q_bias + i_h * BLOCK_D + o_d
         b_bias = tl.load(p_bias, mask=(o_d < BLOCK_D) & (has_q_bias != 0), other=0.0)
-        b_q = (b_q + b_bias.to(tl.float32)[None, :]).to(b_x.dtype)
+        b_q += b_bias.to(tl.float32)[None, :]
+        b_q = tl.where(scale < 0, -b_q, b_q).to(b_x.dtype)
 
         p_k = kv + i_b * M * (2 * BLOCK_C) + i_h * BLOCK_D
         p_k += o_m.to(tl.int64)[:, None] * (2 * BLOCK_C) + o_d[None, :]
@@ -131,16 +132,16 @@ def multi_head_attention_kernel(
         b_sum = tl.zeros((BLOCK_N,), tl.float32)
         for _ in range(0, full, BLOCK_M):
             b_k, b_v = tl.load(p_k), tl.load(p_k + BLOCK_C)
-            b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_log2
-            b_o, b_max, b_sum = attend(b_s, b_v, b_o, b_max, b_sum, PRECISION)
+            b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+            b_o, b_max, b_sum = attend(b_s, b_v, b_o, b_max, b_sum, scale_log2, PRECISION)
             p_k += BLOCK_M * 2 * BLOCK_C
         for start_m in tl.range(full, M, BLOCK_M, num_stages=1):
             m_m = start_m + o_m < M
             b_k = tl.load(p_k, mask=m_m[:, None], other=0.0)
             b_v = tl.load(p_k + BLOCK_C, mask=m_m[:, None], other=0.0)
-            b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_log2
+            b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
             b_s = tl.where(m_m[None, :], b_s, float("-inf"))
-            b_o, b_max, b_sum = attend(b_s, b_v, b_o, b_max, b_sum, PRECISION)
+            b_o, b_max, b_sum = attend(b_s, b_v, b_o, b_max, b_sum, scale_log2, PRECISION)
 
         b_o = (b_o / b_sum[:, None]).to(b_x.dtype)
         b_lse = log_sum_exp(b_max, b_sum)
@@ -150,5 +151,8 @@ def multi_head_attention_kernel(
         b_w = tl.load(out_weight + o_c[:, None] * BLOCK_C + (i_h * BLOCK_D + o_d)[None, :])
         b_result = tl.dot(b_o, tl.trans(b_w), b_result, input_precision=PRECISION)
 
+    # not before the loop, where it would fill registers
+    b_out_bias = tl.load(out_bias + o_c, mask=(o_c < BLOCK_C) & (has_out_bias != 0), other=0.0)
+    b_result += b_out_bias.to(tl.float32)[None, :]
     p_result = result + o_row[:, None] + o_c[None, :]
     tl.store(p_result, b_result.to(result.dtype.element_ty), mask=m_n[:, None])

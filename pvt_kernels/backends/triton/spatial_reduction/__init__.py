@@ -9,16 +9,28 @@ stages 1, 2 and 3, for a kernel whose every block reads Wkv; and training needs 
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from pvt_kernels.backends.tensors import aligned_contiguous, memory_format
-from pvt_kernels.backends.triton.launch import Gpu, Launch, fold, gpu_of, run, splits_of, wide_rows
+from pvt_kernels.backends.triton.launch import (
+    Gpu,
+    Launch,
+    cdiv,
+    fold,
+    gpu_of,
+    run,
+    splits_of,
+    wide_rows,
+)
 from pvt_kernels.backends.triton.spatial_reduction.convolution import convolution_launch
 from pvt_kernels.backends.triton.spatial_reduction.dweight import dweight_launch
 from pvt_kernels.backends.triton.spatial_reduction.dx import dx_launch
 from pvt_kernels.backends.triton.spatial_reduction.norm import norm_launch
-from pvt_kernels.backends.triton.spatial_reduction.tiles import dx_product_tile, product_tile
+from pvt_kernels.backends.triton.spatial_reduction.tiles import (
+    Tile,
+    dx_product_tile,
+    product_tile,
+)
 from pvt_kernels.backends.weights import permuted
 
 # (C_out, C_in, R, R) -> (C_out, R, R, C_in), in the order in which a patch lies in x
@@ -86,12 +98,7 @@ def forward_launches(
     normalized = x.new_empty(B, M, C, dtype=torch.float32)
     rstd = x.new_empty(B, M, dtype=torch.float32)
     tile = product_tile(gpu, x.dtype)
-    splits = splits_of(
-        gpu,
-        tile.resident,
-        blocks=triton.cdiv(B * M, tile.rows) * triton.cdiv(C, tile.outputs),
-        steps=triton.cdiv(R * R * C, tile.depth),
-    )
+    splits = product_splits(gpu, x.dtype, tile, B * M, C, R * R * C)
     partials = x.new_empty(splits, B * M, C, dtype=torch.float32)
     vectors = (aligned_contiguous(t) for t in (bias, norm_weight, norm_bias))
     launches = [
@@ -112,8 +119,13 @@ def backward_launches(
     normalized: Tensor,
     rstd: Tensor,
     matrix: Tensor | None = None,
+    dx: Tensor | None = None,
 ) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-    """What `backward` launches, and where its results will be; `matrix` as `forward_launches`."""
+    """What `backward` launches, and where its results will be; `matrix` as `forward_launches`.
+
+    With a `dx`, the gradient of x's other use, (B, H*W, C) and contiguous, this one is added to it
+    in place and rounded with it once; tokens of no patch stay as they are.
+    """
     matrix = by_token(weight) if matrix is None else matrix
     B, N, C = x.shape
     R = weight.shape[-1]
@@ -122,25 +134,22 @@ def backward_launches(
     dy, gamma, normalized, rstd = (
         aligned_contiguous(t) for t in (dy, norm_weight, normalized, rstd)
     )
-    # tokens of no patch stay as they are
-    left_over = H % R or W % R
-    dx = x.new_zeros(B, N, C) if left_over else x.new_empty(B, N, C)
+    add = dx is not None
+    if dx is None:
+        # of a token of no patch nothing is written
+        left_over = H % R or W % R
+        dx = x.new_zeros(B, N, C) if left_over else x.new_empty(B, N, C)
     dz = x.new_empty(rows, C)
     dweight = torch.empty_like(weight, memory_format=memory_format(weight))
     dvectors = [t.new_empty(C) for t in (weight, norm_weight, norm_weight)]
 
     tile, dx_tile = product_tile(gpu, x.dtype), dx_product_tile(gpu, x.dtype, C)
-    splits = splits_of(
-        gpu,
-        tile.resident,
-        blocks=triton.cdiv(R * R * C, tile.rows) * triton.cdiv(C, tile.outputs),
-        steps=triton.cdiv(rows, tile.depth),
-    )
+    splits = product_splits(gpu, x.dtype, tile, R * R * C, C, rows)
     weight_partials = x.new_empty(splits, C, R, R, C, dtype=torch.float32)
-    vector_partials = x.new_empty(triton.cdiv(rows, dx_tile.rows), 3, C, dtype=torch.float32)
+    vector_partials = x.new_empty(cdiv(rows, dx_tile.rows), 3, C, dtype=torch.float32)
     saved = (dy, gamma, normalized, rstd)
     launches = [
-        dx_launch(dx_tile, H, W, *saved, matrix, dx, dz, vector_partials),
+        dx_launch(dx_tile, H, W, *saved, matrix, dx, dz, vector_partials, add),
         dweight_launch(tile, H, W, x, dz, weight_partials),
         fold(
             gpu,
@@ -151,6 +160,21 @@ def backward_launches(
         ),
     ]
     return launches, (dx, dweight, *dvectors)
+
+
+def product_splits(
+    gpu: Gpu, dtype: torch.dtype, tile: Tile, rows: int, outputs: int, depth: int
+) -> int:
+    """Into how many parts the sums of a product are split, whose result is rows x outputs."""
+    return splits_of(
+        gpu,
+        dtype,
+        tile.resident,
+        blocks=cdiv(rows, tile.rows) * cdiv(outputs, tile.outputs),
+        steps=cdiv(depth, tile.depth),
+        multiply_adds=tile.rows * tile.outputs * tile.depth,
+        numbers=rows * outputs,
+    )
 
 
 def by_token(weight: Tensor) -> Tensor:

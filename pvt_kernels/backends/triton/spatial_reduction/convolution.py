@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pvt_kernels.backends.triton.launch import UNIT, Launch, precision, strides
+from pvt_kernels.backends.triton.launch import UNIT, Launch, cdiv, precision, strides
 from pvt_kernels.backends.triton.spatial_reduction.tiles import MAP, Tile
 
 
@@ -22,7 +22,7 @@ def convolution_launch(
     R = weight.shape[1]
     return Launch(
         convolution_kernel,
-        blocks=triton.cdiv(rows, tile.rows) * triton.cdiv(C, tile.outputs) * splits,
+        blocks=cdiv(rows, tile.rows) * triton.cdiv(C, tile.outputs) * splits,
         inputs={"x": x, "weight": weight},
         outputs={"partials": partials},
         numbers={"rows": rows, "H": H, "W": W, "splits": splits, **strides("bn", x=x)},

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pvt_kernels.backends.triton.launch import UNIT, Launch, precision, strides
+from pvt_kernels.backends.triton.launch import UNIT, Launch, cdiv, precision, strides
 from pvt_kernels.backends.triton.spatial_reduction.convolution import first_token, patch_offset
 from pvt_kernels.backends.triton.spatial_reduction.tiles import MAP, Tile
 
@@ -17,7 +17,7 @@ def dweight_launch(tile: Tile, H: int, W: int, x: Tensor, dz: Tensor, partials: 
     rows = dz.shape[0]
     return Launch(
         dweight_kernel,
-        blocks=triton.cdiv(R * R * C, tile.rows) * triton.cdiv(C, tile.outputs) * splits,
+        blocks=cdiv(R * R * C, tile.rows) * triton.cdiv(C, tile.outputs) * splits,
         inputs={"x": x, "dz": dz},
         outputs={"partials": partials},
         numbers={"rows": rows, "H": H, "W": W, "splits": splits, **strides("bn", x=x)},

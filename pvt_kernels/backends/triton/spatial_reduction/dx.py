@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pvt_kernels.backends.triton.launch import Launch, precision
+from pvt_kernels.backends.triton.launch import Launch, cdiv, precision
 from pvt_kernels.backends.triton.spatial_reduction.convolution import first_token, patch_offset
 from pvt_kernels.backends.triton.spatial_reduction.tiles import MAP, Tile
 
@@ -28,17 +28,19 @@ def dx_launch(
     dx: Tensor,
     dz: Tensor,
     partials: Tensor,
+    add: bool,
 ) -> Launch:
     """Writes the patches of dx (B, H*W, C), dz (B*M, C) and partials (tiles of rows, 3, C).
 
-    dz is the gradient of the convolution with its bias, the partials sums over a tile's rows, in
-    fp32: of dz, of dy * normalized, of dy. weight is (C_out, R, R, C_in), all are contiguous.
+    With `add` the patches are added to what dx has. dz is the gradient of the convolution with its
+    bias, the partials sums over a tile's rows, in fp32: of dz, of dy * normalized, of dy. weight is
+    (C_out, R, R, C_in), all are contiguous.
     """
     rows, C = dz.shape
     R = weight.shape[1]
     return Launch(
         dx_kernel,
-        blocks=partials.shape[0] * triton.cdiv(R * R * C, tile.outputs),
+        blocks=partials.shape[0] * cdiv(R * R * C, tile.outputs),
         inputs={
             "dy": dy,
             "gamma": gamma,
@@ -47,7 +49,7 @@ def dx_launch(
             "weight": weight,
         },
         outputs={"dx": dx, "dz": dz, "partials": partials},
-        numbers={"rows": rows, "H": H, "W": W},
+        numbers={"rows": rows, "H": H, "W": W, "add": int(add)},
         constants={
             "C": C,
             "R": R,
@@ -62,7 +64,7 @@ def dx_launch(
     )
 
 
-@triton.jit(do_not_specialize=[*MAP])
+@triton.jit(do_not_specialize=[*MAP, "add"])
 def dx_kernel(
     dy,
     gamma,
@@ -75,6 +77,7 @@ def dx_kernel(
     rows: tl.int32,
     H: tl.int32,
     W: tl.int32,
+    add: tl.int32,
     C: tl.constexpr,
     R: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -129,7 +132,9 @@ def dx_kernel(
     token, i_b = first_token(tl.minimum(o_m, rows - 1), H, W, R)
     token += i_b * H * W
     p_dx = dx + token[:, None] * C + patch_offset(o_n, W, C, C, R)[None, :]
-    tl.store(p_dx, b_dx.to(dx.dtype.element_ty), mask=m_m[:, None] & m_n[None, :])
+    m_mn = m_m[:, None] & m_n[None, :]
+    b_dx += tl.load(p_dx, mask=m_mn & (add != 0), other=0.0).to(tl.float32)
+    tl.store(p_dx, b_dx.to(dx.dtype.element_ty), mask=m_mn)
 
 
 @triton.jit

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pvt_kernels.backends.triton.launch import Launch
+from pvt_kernels.backends.triton.launch import Launch, cdiv
 from pvt_kernels.backends.triton.spatial_reduction.tiles import NORM_RESIDENT, norm_block
 
 
@@ -25,7 +25,7 @@ def norm_launch(
     block_rows, block_channels = norm_block(C)
     return Launch(
         norm_kernel,
-        blocks=triton.cdiv(rows, block_rows),
+        blocks=cdiv(rows, block_rows),
         inputs={"partials": partials, "bias": bias, "gamma": gamma, "beta": beta},
         outputs={"y": y, "normalized": normalized, "rstd": rstd},
         numbers={"eps": eps, "rows": rows, "splits": splits},

@@ -49,7 +49,7 @@ def product_tile(gpu: Gpu, dtype: torch.dtype) -> Tile:
     if precision(dtype) == "tf32":
         return Tile(64, 64, 32, warps=4, stages=3, resident=4)
     # without tensor cores a product keeps its factors in registers
-    return Tile(32, 32, 32, warps=4, stages=2, resident=8)
+    return Tile(32, 32, 32, warps=4, stages=2, resident=7)
 
 
 def dx_product_tile(gpu: Gpu, dtype: torch.dtype, channels: int) -> Tile:
@@ -61,13 +61,13 @@ def dx_product_tile(gpu: Gpu, dtype: torch.dtype, channels: int) -> Tile:
         return INTERPRETER_TILE
     narrow = channels <= MANY_BLOCKS_CHANNELS
     if dtype == torch.float32 and precision(dtype) == "ieee":
-        return Tile(32, 64, 32, warps=8, stages=2, resident=3)
+        return Tile(32, 64, 32, warps=8, stages=2, resident=2)
     if not narrow:
         return Tile(64, 128, 32, warps=8, stages=3, resident=2)
     if dtype == torch.float32:
         return Tile(32, 128, 32, warps=4, stages=3, resident=4)
     # where one step takes all channels, there is no next one to hold in registers meanwhile
-    return Tile(32, 128, 64, warps=4, stages=2, resident=6 if channels <= 64 else 3)
+    return Tile(32, 128, 64, warps=4, stages=2, resident=5 if channels <= 64 else 2)
 
 
 def norm_block(channels: int) -> tuple[int, int]:
