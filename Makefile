@@ -82,6 +82,9 @@ results: $(installed)  ## make RUN=benchmarks/runs/MACHINE the published results
 	test -n "$(RUN)" || { echo "make results RUN=benchmarks/runs/MACHINE" >&2; exit 2; }
 	$(python) -m pvt_kernels publish $(RUN)
 
+gpu:  ## build, check and measure on the GPU at hand, with PYTHON as it is and no network
+	$(PYTHON) benchmarks/gpu/run.py --source . --out benchmarks/runs/gpu --budget 530
+
 lint: $(installed)  ## check style, formatting, types, and that imports go one way
 	$(python) -m ruff check
 	$(python) -m ruff format --check
@@ -129,4 +132,4 @@ $(old_cuda)/installed: $(installed)
 	touch $@
 
 .PHONY: help venv test test-thorough fuzz test-cpu-paths test-systems test-old-transformers test-oldest \
-	aot sanitize cubins bench bench-full bench-patch results lint docs format clean
+	aot sanitize cubins gpu bench bench-full bench-patch results lint docs format clean

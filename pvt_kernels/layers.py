@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from pvt_kernels.backends import transforms
@@ -93,12 +94,24 @@ class SRAttention(nn.Module):
             TypeError: for dtypes that don't fit.
             RuntimeError: if a forced backend can't run the call.
         """
-        if not transforms.is_symbol(x):
+        modules = self._modules
+        # eager calls are checked by the ops, once for each form of them
+        checked = self.linear or type(x) is not Tensor or torch.compiler.is_compiling()
+        if checked and not transforms.is_symbol(x):
             with transforms.untraced():
                 self._check(x, *transforms.integers(H, W))
         # by itself: Monte Carlo dropout trains this one alone
-        result = forward(self._parts(), x, H, W, self.attn_drop.training)
-        return result if drops_nothing(self.proj_drop) else self.proj_drop(result)
+        training = modules["attn_drop"].training
+        try:
+            result = forward(self._parts(), x, H, W, training)
+        except Exception:
+            # first what is wrong with x, in the layer's own words
+            if not checked:
+                with transforms.untraced():
+                    self._check(x, *transforms.integers(H, W))
+            raise
+        dropout = modules["proj_drop"]
+        return result if drops_nothing(dropout) else dropout(result)
 
     def _check(self, x: Tensor, H: int, W: int) -> None:
         checks.check_rank("SRAttention", "x", x, "(B, N, C)")
@@ -114,17 +127,19 @@ class SRAttention(nn.Module):
             checks.check_map("SRAttention", x, H, W, least=1 if self.linear else self.sr_ratio)
 
     def _parts(self) -> Parts:
-        # by self._modules: a part that is missing has no attribute
+        # not by attributes, which take torch.nn.Module half a microsecond each, and which a part
+        # that is missing is not
+        modules = self._modules
         return Parts(
-            query=self.q,
-            keys_values=(self.kv,),
-            out=self.proj,
+            query=modules["q"],
+            keys_values=(modules["kv"],),
+            out=modules["proj"],
             heads=self.num_heads,
             scale=self.scale,
             # an Identity has none
-            dropout_p=getattr(self.attn_drop, "p", 0.0),
-            conv=self._modules.get("sr"),
-            norm=self._modules.get("norm"),
-            pool=self._modules.get("pool"),
-            activation=self._modules.get("act"),
+            dropout_p=getattr(modules["attn_drop"], "p", 0.0),
+            conv=modules.get("sr"),
+            norm=modules.get("norm"),
+            pool=modules.get("pool"),
+            activation=modules.get("act"),
         )

@@ -44,6 +44,7 @@ from pvt_kernels.benchmarking.table import wide_console
 from pvt_kernels.benchmarking.triton_launches import (
     attention_launches,
     fused_launches,
+    linear_launches,
     reduction_launches,
 )
 
@@ -63,9 +64,15 @@ LAUNCHES = {
     "attention": attention_launches,
     "multi_head_attention": fused_launches,
     "spatial_reduction": reduction_launches,
+    "linear_gradients": linear_launches,
 }
 # the rest of an op's launches are its backward
-FORWARD_LAUNCHES = {"attention": 1, "multi_head_attention": 1, "spatial_reduction": 2}
+FORWARD_LAUNCHES = {
+    "attention": 1,
+    "multi_head_attention": 1,
+    "spatial_reduction": 2,
+    "linear_gradients": 0,
+}
 HALF = ("fp16", "bf16")
 # bf16 has fp16's tiles, and its kernels differ from fp16's in the types of their instructions
 # alone: of 272 pairs on all architectures 270 took the same shared memory, 259 the same registers
@@ -79,6 +86,7 @@ LEAST_RESIDENT = 2
 TABLE_ARCHS = (80, 90)
 PVT_LAYERS = [stage_shape(stage, SIZE, BATCH) for stage in STAGES]
 REDUCED = [shape for shape in PVT_LAYERS if shape.sr_ratio > 1]
+NARROW = [LayerShape(dim, max(1, dim // PVT_HEAD_DIM), 8, 200, 304, BATCH) for dim in (32, 64, 128)]
 OTHER_WIDTHS = [LayerShape(dim, 1, 2, 50, 76, BATCH) for dim in (32, 256, 1024, MAX_CHANNELS)]
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 MAX_FRUGAL_WIDTH = 128
@@ -93,6 +101,7 @@ PRODUCTS = {
     "convolution": 1,
     "dweight": 1,
     "dx": 1,
+    "linear_gradients": 1,
 }
 # loops without products: dx passes over its rows for their means first
 OTHER_LOOPS = {"dx": 1}
@@ -217,6 +226,7 @@ def cases(archs: list[int], dtypes: list[str]) -> Iterator[Case]:
             # the kernel whose block is as wide as the layer; and folds of many parts and of few
             *(("spatial_reduction", shape, ("norm",)) for shape in OTHER_WIDTHS),
             *(("attention", shape, ("fold",)) for shape in PVT_LAYERS),
+            *(("linear_gradients", shape, None) for shape in NARROW),
         ]:
             case = Case(arch, dtype, op, shape, 0)
             for index, launch in enumerate(launches(case, gpu)):
@@ -311,7 +321,11 @@ def _work(name: str, text: str, launch: Launch) -> tuple[float, ...]:
     """
     constants = launch.constants
     depth = constants.get("BLOCK_D") or constants["BLOCK_K"]
-    needed = PRODUCTS[name] * math.prod((constants["BLOCK_M"], constants["BLOCK_N"], depth))
+    if name == "linear_gradients":
+        sides = (constants["BLOCK_C"], constants["BLOCK_C"], constants["BLOCK_K"])
+    else:
+        sides = (constants["BLOCK_M"], constants["BLOCK_N"], depth)
+    needed = PRODUCTS[name] * math.prod(sides)
     loops = ptx.innermost_loops(text) or [None]
     work = [ptx.multiply_adds(text, launch.warps, lines) / needed for lines in loops]
     if len(work) > OTHER_LOOPS.get(name, 0):

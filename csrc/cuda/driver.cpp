@@ -200,9 +200,10 @@ void Plan::launch(void* stream, const std::vector<std::uintptr_t>& addresses) co
   const Driver& d = driver();
   const CurrentContext current(packed_.front().kernel.context_);
   std::uint64_t cells[kMostArguments];
-  void* arguments[kMostArguments];
-  for (std::size_t i = 0; i < kMostArguments; ++i) arguments[i] = cells + i;
+  void* arguments[kMostArguments + 1];
   for (const Packed& p : packed_) {
+    for (std::size_t i = 0; i < p.cells.size(); ++i) arguments[i] = cells + i;
+    arguments[p.cells.size()] = nullptr;
     std::memcpy(cells, p.cells.data(), p.cells.size() * sizeof(cells[0]));
     for (const Address& a : p.addresses) cells[a.cell] = addresses[a.slot] + a.offset;
     const Kernel& k = p.kernel;

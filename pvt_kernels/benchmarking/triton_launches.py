@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pvt_kernels.backends.triton import attention, multi_head_attention, spatial_reduction
 from pvt_kernels.backends.triton.launch import Gpu, Launch
+from pvt_kernels.backends.triton.multi_head_attention import linear_gradients
 from pvt_kernels.benchmarking.shapes import LayerShape
 
 
@@ -63,6 +64,15 @@ def fused_launches(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[Laun
     )
     layers = (weight, bias, weight, bias)
     return [multi_head_attention.fused_launch(tile, x, kv, *layers, shape.heads, 1.0, False)[0]]
+
+
+def linear_launches(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[Launch]:
+    """The weights' gradients of the narrow layers; nothing where PyTorch's products do."""
+    rows, C = shape.batch * shape.queries, shape.dim
+    if not linear_gradients.pays(gpu, dtype, C, rows):
+        return []
+    tokens = _empty(rows, C, dtype=dtype)
+    return linear_gradients.linear_gradients_launches(gpu, [(tokens, tokens)] * 2)[0]
 
 
 def _empty(*sizes: int, dtype: torch.dtype) -> Tensor:

@@ -45,8 +45,12 @@ def dropout_rate(dropout: Any) -> float:
 
 
 def is_of_the_same_source(part: nn.Module, module: nn.Module) -> bool:
-    """Whether both classes are defined in one file, as those are that a library wrote together."""
-    return type(part).__module__ == type(module).__module__
+    """Whether the part's class is defined in one file with the module's, or with one that this is
+    derived from, as those are that a library wrote together."""
+    source = type(part).__module__
+    return source == type(module).__module__ or any(
+        source == kind.__module__ for kind in type(module).__mro__
+    )
 
 
 def _can_be_left_out(part: Any, module: nn.Module) -> bool:

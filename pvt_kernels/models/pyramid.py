@@ -357,7 +357,7 @@ class Pyramid(nn.Module):
             with transforms.untraced():
                 self._check(x)
         features = self.forward_features(x)
-        return features if self.features_only else self.forward_head(features)
+        return features if isinstance(features, list) else self.forward_head(features)
 
     @property
     def unused_names(self) -> set[str]:

@@ -120,9 +120,7 @@ def _eager(
         _calls.put(form, call)
     if call.layer is None:
         return _composed(x, H, W, parameters, heads, scale, eps)
-    if torch.is_grad_enabled() and (
-        x.requires_grad or any(t is not None and t.requires_grad for t in parameters)
-    ):
+    if torch.is_grad_enabled() and _require_grad(x, *parameters):
         return _Differentiable.apply(call, x, *parameters)
     return call.layer.forward(x, *parameters, False)[0]
 
@@ -140,23 +138,47 @@ def _form(
     """Every fact that the checks, the choice of a backend and a backend's layer look at."""
     conv, conv_bias, gamma, beta, q, q_bias, kv, kv_bias, out, out_bias = parameters
     # spelled out, since it is a tenth of what a small layer takes
-    return (
-        *(x.shape, x.stride(), x.dtype, x.device, H, W, heads, scale, eps, around),
+    form = (
+        *(
+            x.shape,
+            x.stride(),
+            x.dtype,
+            x.device,
+            H,
+            W,
+            type(H),
+            type(W),
+            heads,
+            scale,
+            eps,
+            around,
+        ),
         *(q.shape, q.dtype, q.device, q.is_contiguous()),
         *(kv.shape, kv.dtype, kv.device, kv.is_contiguous()),
         *(out.shape, out.dtype, out.device, out.is_contiguous()),
-        None if q_bias is None else _vector(q_bias),
-        None if kv_bias is None else _vector(kv_bias),
-        None if out_bias is None else _vector(out_bias),
-        None if conv is None else (conv.shape, conv.dtype, conv.device, conv.stride()),
-        None if conv_bias is None else _vector(conv_bias),
-        None if gamma is None else _vector(gamma),
-        None if beta is None else _vector(beta),
+    )
+    for bias in (q_bias, kv_bias, out_bias):
+        if bias is None:
+            form += (None,)
+        else:
+            form += (bias.shape, bias.dtype, bias.device, bias.is_contiguous())
+    if conv is None:
+        return form
+    return (
+        *form,
+        *(conv.shape, conv.dtype, conv.device, conv.stride()),
+        *(conv_bias.shape, conv_bias.dtype, conv_bias.device, conv_bias.is_contiguous()),
+        *(gamma.shape, gamma.dtype, gamma.device, gamma.is_contiguous()),
+        *(beta.shape, beta.dtype, beta.device, beta.is_contiguous()),
     )
 
 
-def _vector(t: Tensor) -> tuple:
-    return t.shape, t.dtype, t.device, t.is_contiguous()
+def _require_grad(*tensors: Tensor | None) -> bool:
+    # no generator, which takes twice as long
+    for t in tensors:  # noqa: SIM110
+        if t is not None and t.requires_grad:
+            return True
+    return False
 
 
 def _call(
@@ -220,9 +242,7 @@ def _dispatched(
     name = _choose(x, parameters, heads)
     if name is None:
         return _composed(x, H, W, parameters, heads, scale, eps)
-    save = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, *parameters)
-    )
+    save = torch.is_grad_enabled() and _require_grad(x, *parameters)
     forward = torch.ops.pvt_kernels.sr_attention_forward
     return forward(x, H, W, *parameters, heads, scale, eps, save, name)[0]
 

@@ -1,5 +1,7 @@
 """The order of rounds, and the arithmetic of ratios."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -59,3 +61,53 @@ def test_best_peer_has_the_lowest_median_and_was_timed():
 @pytest.mark.parametrize("index", range(5))
 def test_rotation_keeps_everyone(index):
     assert sorted(timing.rotated("abc", index)) == ["a", "b", "c"]
+
+
+class FakeEvent:
+    """Of a GPU whose clock is 5 ms further on at each record."""
+
+    log: ClassVar[list] = []
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.log.append("record")
+        self.time = 5.0 * len(self.log)
+
+    def synchronize(self):
+        self.log.append("wait")
+
+    def elapsed_time(self, end):
+        return end.time - self.time
+
+
+def test_a_gpus_time_lies_between_two_events(monkeypatch):
+    log: ClassVar[list] = []
+    monkeypatch.setattr(FakeEvent, "log", log)
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: log.append("idle"))
+    taken = timing.seconds(lambda: log.append("call"), torch.device("cuda"))
+    assert log == ["idle", "record", "call", "record", "wait"]
+    assert taken == pytest.approx(0.010)
+
+
+def test_a_ring_writes_the_next_buffers_before_every_call():
+    from pvt_kernels.benchmarking.workloads import Inputs, Ring
+
+    inputs = Inputs(torch.randn(4, requires_grad=True), (), [torch.randn(4)])
+    ring = Ring(inputs, cache=32)
+    first, second, again = ring.next(), ring.next(), ring.next()
+    assert first is again and len({i.x.data_ptr() for i in (inputs, first, second)}) == 3
+    with torch.no_grad():
+        second.x.zero_()
+    assert ring.next() is second and torch.equal(second.x, inputs.x)
+    assert Ring(inputs, cache=0).next() is inputs
+
+
+@pytest.mark.parametrize(("there", "device"), [(True, "cuda"), (False, "cpu")])
+def test_the_gpu_is_the_default_where_there_is_one(there, device, monkeypatch):
+    from pvt_kernels.arguments import default_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert default_device() == device

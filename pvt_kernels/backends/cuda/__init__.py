@@ -16,7 +16,7 @@ from pvt_kernels.backends.base import (
     dropout_reasons,
     dtype_reasons,
 )
-from pvt_kernels.backends.cuda import attention, spatial_reduction
+from pvt_kernels.backends.cuda import attention, spatial_reduction, sr_attention
 
 if TYPE_CHECKING:
     from pvt_kernels._C import CudaDevice
@@ -91,6 +91,11 @@ def _inspect(index: int) -> CudaDevice:
 
 BACKEND = Backend(
     "cuda",
-    modules={"attention": attention, "spatial_reduction": spatial_reduction},
+    modules={
+        "attention": attention,
+        "spatial_reduction": spatial_reduction,
+        "sr_attention": sr_attention,
+    },
     reasons={"attention": _attention_reasons, "spatial_reduction": _spatial_reduction_reasons},
+    whole_layer=True,
 )

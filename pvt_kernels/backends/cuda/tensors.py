@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pvt_kernels.backends.tensors import has_aligned_rows
+from pvt_kernels.backends.tensors import current_stream, has_aligned_rows
 
 
 def aligned(tensor: Tensor) -> Tensor:
@@ -17,4 +17,5 @@ def aligned(tensor: Tensor) -> Tensor:
 
 def device_and_stream(tensor: Tensor) -> tuple[int, int]:
     """The tensor's device and the address of the stream that PyTorch works on there."""
-    return tensor.device.index, torch.cuda.current_stream(tensor.device).cuda_stream
+    device = tensor.device.index
+    return device, current_stream(device)

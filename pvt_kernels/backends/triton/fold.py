@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit(
     do_not_specialize=[
-        *("map_parts", "map_size", "map_rows", "map_inner", "map_width"),
+        *("map_parts", "map_size", "map_rows", "map_inner", "map_outs", "map_width"),
         *("stride_outer", "stride_inner", "stride_width"),
         *("stack_parts", "stack_size", "stack_outs", "stack_rows", "stack_width"),
         "stride_row",
@@ -16,7 +16,8 @@ import triton.language as tl
 )
 def fold_kernel(
     map_partials,
-    map_out,
+    map_out_0,
+    map_out_1,
     stack_partials,
     stack_out_0,
     stack_out_1,
@@ -25,6 +26,7 @@ def fold_kernel(
     map_size: tl.int64,
     map_rows: tl.int32,
     map_inner: tl.int32,
+    map_outs: tl.int32,
     map_width: tl.int32,
     stride_outer: tl.int64,
     stride_inner: tl.int64,
@@ -42,9 +44,10 @@ def fold_kernel(
     """The sums of one map and of a stack of up to three.
 
     The map: map_partials (map_parts, map_rows, map_width), each part `map_size` numbers; row i goes
-    to i // map_inner * stride_outer + i % map_inner * stride_inner of map_out, its numbers
-    stride_width apart. The stack: stack_partials (stack_parts, outs, stack_rows, stack_width), each
-    part `stack_size` numbers; the rows of an out are stride_row apart. All partials are in fp32.
+    to i // map_inner * stride_outer + i % map_inner * stride_inner of map_out_0, its numbers
+    stride_width apart, or of two map_outs to the second from row map_inner on. The stack:
+    stack_partials (stack_parts, outs, stack_rows, stack_width), each part `stack_size` numbers; the
+    rows of an out are stride_row apart. All partials are in fp32.
     """
     i_block = tl.program_id(0)
     map_pieces = tl.cdiv(map_width, BLOCK_WIDTH)
@@ -57,8 +60,11 @@ def fold_kernel(
         b_sum = _sum_of_parts(
             map_partials, o_r, o_w, m_r, m_w, map_width, map_size, map_parts, BLOCK_PARTS
         )
-        p_rows = map_out + o_r // map_inner * stride_outer + o_r % map_inner * stride_inner
-        _store(p_rows[:, None] + o_w.to(tl.int64)[None, :] * stride_width, b_sum, m_r, m_w)
+        o_out = o_r // map_inner * stride_outer + o_r % map_inner * stride_inner
+        o_out = o_out[:, None] + o_w.to(tl.int64)[None, :] * stride_width
+        second = (map_outs > 1) & (o_r >= map_inner)
+        _store(map_out_0 + o_out, b_sum, m_r & ~second, m_w)
+        _store(map_out_1 + o_out, b_sum, m_r & second, m_w)
     else:
         i_piece = i_block - map_blocks
         stack_pieces = tl.cdiv(stack_width, BLOCK_WIDTH)

@@ -183,7 +183,7 @@ def fold(
     stack: Tensor,
     stack_outs: Sequence[Tensor],
     map_partials: Tensor | None = None,
-    map_out: Tensor | None = None,
+    map_outs: Sequence[Tensor] = (),
 ) -> Launch:
     """Sums over the parts of partial results in fp32, always in the same order, in one launch.
 
@@ -191,7 +191,8 @@ def fold(
         stack: (parts, outs, rows, width), contiguous.
         stack_outs: one to three of shape (rows, width), with the same strides, rows contiguous.
         map_partials: (parts, outer, inner, width), contiguous, if there is a map too.
-        map_out: (outer, inner, width), with any strides.
+        map_outs: one of shape (outer, inner, width), with any strides, or `outer` of shape
+            (inner, width), two at most, with the same strides.
     """
     parts, outs, rows, width = stack.shape
     inputs = {
@@ -201,11 +202,16 @@ def fold(
     }
     outputs = {f"stack_out_{i}": out for i, out in enumerate(stack_outs)}
     if map_partials is None:
-        inputs |= {"map_partials": stack, "map_out": stack_outs[0]}
+        inputs |= {"map_partials": stack, "map_out_0": stack_outs[0], "map_out_1": stack_outs[0]}
         (map_parts, outer, inner, map_width), map_strides = (0, 0, 1, 0), (0, 0, 0)
     else:
-        inputs["map_partials"], outputs["map_out"] = map_partials, map_out
-        (map_parts, outer, inner, map_width), map_strides = map_partials.shape, map_out.stride()
+        inputs["map_partials"] = map_partials
+        outputs |= {f"map_out_{i}": out for i, out in enumerate(map_outs)}
+        (map_parts, outer, inner, map_width), map_strides = map_partials.shape, map_outs[0].stride()
+        if len(map_outs) == 1:
+            inputs["map_out_1"] = map_outs[0]
+        else:
+            map_strides = (0, *map_strides)
     stride_outer, stride_inner, stride_width = map_strides
     few = max(parts, map_parts) <= FOLD_FEW_PARTS
     block_parts, block_width = FOLD_FEW if few else FOLD_MANY
@@ -228,6 +234,7 @@ def fold(
             "map_size": outer * inner * map_width,
             "map_rows": outer * inner,
             "map_inner": inner,
+            "map_outs": max(1, len(map_outs)),
             "map_width": map_width,
             "stride_outer": stride_outer,
             "stride_inner": stride_inner,

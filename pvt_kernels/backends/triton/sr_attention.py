@@ -17,6 +17,7 @@ from pvt_kernels.backends.composed_layer import ComposedLayer
 from pvt_kernels.backends.tensors import aligned_contiguous, current_stream, memory_format
 from pvt_kernels.backends.triton import attention, multi_head_attention, spatial_reduction
 from pvt_kernels.backends.triton.launch import UNIT, Launch, gpu_of, wide_rows
+from pvt_kernels.backends.triton.multi_head_attention import linear_gradients
 from pvt_kernels.backends.triton.plan import Plan, placeholder, plan
 from pvt_kernels.backends.triton.spatial_reduction import BY_TOKEN
 from pvt_kernels.backends.weights import permuted
@@ -77,6 +78,7 @@ class Layer:
         self.x_shape, self.y_shape, self.kv_rows = (B, N, C), (B, M, C), (B * M, 2 * C)
         self.weight_format = memory_format(conv_weight) if self.reduces else None
         self.lse_shape, self.rstd_shape = (B, heads, N), (B, M)
+        self.sums_rows = linear_gradients.pays(self.gpu, x.dtype, C, B * N)
         self.tile = multi_head_attention.fused_tile(self.gpu, x.dtype, C, C // heads, B, N)
 
     def forward(
@@ -104,7 +106,10 @@ class Layer:
         if not self.fits or x_address % 16:
             x = wide_rows(x)
             x_address = x.data_ptr()
-        y = normalized = rstd = matrix = None
+        y = normalized = rstd = matrix = o = lse = None
+        reduction, attend, workspace_bytes = self._saving if save else self._inference
+        # the plans follow each other on the stream, so that they share it
+        workspace = x.new_empty(workspace_bytes, dtype=torch.uint8)
         if self.reduces:
             matrix = permuted(conv_weight, BY_TOKEN, not save)
             vectors = conv_bias.data_ptr(), norm_weight.data_ptr(), norm_bias.data_ptr()
@@ -112,22 +117,20 @@ class Layer:
                 copies = [aligned_contiguous(t) for t in (conv_bias, norm_weight, norm_bias)]
                 vectors = [t.data_ptr() for t in copies]
             y = x.new_empty(self.y_shape)
-            plan, workspace_bytes = self._reduction if save else self._reduction_alone
-            workspace = x.new_empty(workspace_bytes, dtype=torch.uint8)
             addresses = [x_address, matrix.data_ptr(), *vectors, y.data_ptr()]
             if save:
                 normalized = x.new_empty(self.y_shape, dtype=torch.float32)
                 rstd = x.new_empty(self.rstd_shape, dtype=torch.float32)
                 addresses += normalized.data_ptr(), rstd.data_ptr()
-            plan.launch(stream, [*addresses, workspace.data_ptr()])
+            addresses.append(workspace.data_ptr())
+            reduction.launch(stream, addresses)
         kv = F.linear(x if y is None else y, kv_weight, kv_bias)
-        lse = x.new_empty(self.lse_shape, dtype=torch.float32)
+        if save:
+            lse = x.new_empty(self.lse_shape, dtype=torch.float32)
         if self.tile is None:
             q = F.linear(x, q_weight, q_bias)
             o = x.new_empty(self.x_shape)
-            plan, _ = self._attention
-            plan.launch(stream, [q.data_ptr(), kv.data_ptr(), o.data_ptr(), lse.data_ptr(), 0])
-            result = F.linear(o, out_weight, out_bias)
+            addresses = [q.data_ptr(), kv.data_ptr(), o.data_ptr()]
         else:
             layers = [
                 q_weight.data_ptr(),
@@ -140,11 +143,16 @@ class Layer:
                 copies = [None if t is None else aligned_contiguous(t) for t in tensors]
                 layers = [0 if t is None else t.data_ptr() for t in copies]
             result = x.new_empty(self.x_shape)
-            o = x.new_empty(self.x_shape) if save else None
-            plan, _ = self._fused if save else self._fused_alone
-            o_address = 0 if o is None else o.data_ptr()
-            addresses = [x_address, kv.data_ptr(), *layers, result.data_ptr(), o_address]
-            plan.launch(stream, [*addresses, lse.data_ptr(), 0])
+            addresses = [x_address, kv.data_ptr(), *layers, result.data_ptr()]
+            if save:
+                o = x.new_empty(self.x_shape)
+                addresses.append(o.data_ptr())
+        if save:
+            addresses.append(lse.data_ptr())
+        addresses.append(workspace.data_ptr())
+        attend.launch(stream, addresses)
+        if self.tile is None:
+            result = F.linear(o, out_weight, out_bias)
         return (result, y, normalized, rstd, kv, o, lse, matrix) if save else (result,)
 
     def backward(
@@ -197,12 +205,33 @@ class Layer:
             dreduction, inputs = (None,) * 4, rows
             # added in the product itself
             dx.addmm_(dkv, kv_weight)
+        if self.sums_rows:
+            dlayers = self._linear_gradients(stream, dq, rows, dresult, o.view(B * N, C))
+            biases = (q_bias, out_bias)
+            dq_layer, dout_layer = (
+                (dweight, None if bias is None else dbias)
+                for (dweight, dbias), bias in zip(dlayers, biases, strict=True)
+            )
+        else:
+            dq_layer = dq.t() @ rows, _bias_gradient(q_bias, dq)
+            dout_layer = dresult.t() @ o.view(B * N, C), _bias_gradient(out_bias, dresult)
         return (
-            *(dx.view(self.x_shape), *dreduction),
-            *(dq.t() @ rows, _bias_gradient(q_bias, dq)),
-            *(dkv.t() @ inputs, _bias_gradient(kv_bias, dkv)),
-            *(dresult.t() @ o.view(B * N, C), _bias_gradient(out_bias, dresult)),
+            *(dx.view(self.x_shape), *dreduction, *dq_layer),
+            *(dkv.t() @ inputs, _bias_gradient(kv_bias, dkv), *dout_layer),
         )
+
+    def _linear_gradients(
+        self, stream: int, dq: Tensor, x: Tensor, dresult: Tensor, o: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The gradients of weight and bias of the q layer, and of the out layer."""
+        C = self.x_shape[2]
+        plan, workspace_bytes = self._rows_sums
+        tensors = dq, x, dresult, o = [aligned_contiguous(t) for t in (dq, x, dresult, o)]
+        results = [(dq.new_empty(C, C), dq.new_empty(C)) for _ in range(2)]
+        workspace = dq.new_empty(workspace_bytes, dtype=torch.uint8)
+        addresses = [t.data_ptr() for t in (*tensors, *results[0], *results[1], workspace)]
+        plan.launch(stream, addresses)
+        return results
 
     def _reduce_backward(
         self,
@@ -251,46 +280,42 @@ class Layer:
         return placeholder([self.forms[0].shape[i] for i in BY_TOKEN], self.x.dtype)
 
     @cached_property
-    def _reduction(self) -> tuple[Plan, int]:
-        launches, inputs, results = self._reduction_launches()
-        return self._plan(launches, *inputs, *results)
+    def _saving(self) -> tuple[Plan | None, Plan, int]:
+        return self._forward_plans(save=True)
 
     @cached_property
-    def _reduction_alone(self) -> tuple[Plan, int]:
-        """What is for the backward alone goes to the workspace."""
-        launches, inputs, (y, *_) = self._reduction_launches()
-        return self._plan(launches, *inputs, y)
+    def _inference(self) -> tuple[Plan | None, Plan, int]:
+        return self._forward_plans(save=False)
 
-    def _reduction_launches(self) -> tuple[list[Launch], tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def _forward_plans(self, save: bool) -> tuple[Plan | None, Plan, int]:
+        """The reduction's, the attention's, and the larger of their workspaces, in which is too
+        what only a backward would need."""
+        attend, workspace = self._fused(save) if self.tile is not None else self._unfused(save)
+        if not self.reduces:
+            return None, attend, workspace
         weight, *vectors = self.forms[:4]
-        launches, results = spatial_reduction.forward_launches(
+        launches, (y, *others) = spatial_reduction.forward_launches(
             self.gpu, self.x, *self.size, weight, *vectors, self.eps, self._matrix
         )
-        return launches, (self.x, self._matrix, *vectors), results
+        slots = (self.x, self._matrix, *vectors, y, *(others if save else ()))
+        reduction, bytes_ = self._plan(launches, *slots)
+        return reduction, attend, max(workspace, bytes_)
 
-    @cached_property
-    def _fused(self) -> tuple[Plan, int]:
-        return self._fused_plan(save=True)
-
-    @cached_property
-    def _fused_alone(self) -> tuple[Plan, int]:
-        return self._fused_plan(save=False)
-
-    def _fused_plan(self, save: bool) -> tuple[Plan, int]:
+    def _fused(self, save: bool) -> tuple[Plan, int]:
         q_weight, q_bias, _, _, out_weight, out_bias = self.forms[4:]
         kv = self._kv
         layers = (q_weight, q_bias, out_weight, out_bias)
-        launch, results = multi_head_attention.fused_launch(
+        launch, (result, o, lse) = multi_head_attention.fused_launch(
             self.tile, self.x, kv, *layers, self.heads, self.scale, save
         )
         slots = (placeholder((0,), self.x.dtype) if t is None else t for t in layers)
-        return self._plan([launch], self.x, kv, *slots, *results)
+        saved = (o, lse) if save else ()
+        return self._plan([launch], self.x, kv, *slots, result, *saved)
 
-    @cached_property
-    def _attention(self) -> tuple[Plan, int]:
+    def _unfused(self, save: bool) -> tuple[Plan, int]:
         q, kv = placeholder(self._head_shape, self.x.dtype), self._kv
-        launches, results = attention.forward_launches(self.gpu, q, *self._by_head(kv), self.scale)
-        return self._plan(launches, q, kv, *results)
+        launches, (o, lse) = attention.forward_launches(self.gpu, q, *self._by_head(kv), self.scale)
+        return self._plan(launches, q, kv, o, *((lse,) if save else ()))
 
     @cached_property
     def _attention_backward(self) -> tuple[Plan, int]:
@@ -311,6 +336,15 @@ class Layer:
             self.gpu, dy, self.x, *self.size, weight, gamma, *rows, self._matrix, dx
         )
         return self._plan(launches, dy, self.x, self._matrix, gamma, *rows, *gradients)
+
+    @cached_property
+    def _rows_sums(self) -> tuple[Plan, int]:
+        B, N, C = self.x_shape
+        dq, x, dresult, o = (placeholder((B * N, C), self.x.dtype) for _ in range(4))
+        launches, (q_layer, out_layer) = linear_gradients.linear_gradients_launches(
+            self.gpu, [(dq, x), (dresult, o)]
+        )
+        return self._plan(launches, dq, x, dresult, o, *q_layer, *out_layer)
 
     @property
     def _kv(self) -> Tensor:

@@ -10,7 +10,9 @@ def _poison(monkeypatch):
     real, real_like = torch.Tensor.new_empty, torch.empty_like
 
     def poisoned(self, *args, **kwargs):
-        return real(self, *args, **kwargs).fill_(float("nan"))
+        tensor = real(self, *args, **kwargs)
+        # of bytes too, the workspace of several tensors: all ones are NaN in every dtype
+        return tensor.fill_(255 if tensor.dtype == torch.uint8 else float("nan"))
 
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
     monkeypatch.setattr(

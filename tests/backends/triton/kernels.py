@@ -14,6 +14,9 @@ triton_launch = pytest.importorskip(
 triton_attention = import_module("pvt_kernels.backends.triton.attention")
 attention_tiles = import_module("pvt_kernels.backends.triton.attention.tiles")
 triton_mha = import_module("pvt_kernels.backends.triton.multi_head_attention")
+linear_gradients = import_module(
+    "pvt_kernels.backends.triton.multi_head_attention.linear_gradients"
+)
 triton_reduction = import_module("pvt_kernels.backends.triton.spatial_reduction")
 reduction_tiles = import_module("pvt_kernels.backends.triton.spatial_reduction.tiles")
 

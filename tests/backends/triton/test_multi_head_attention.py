@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from pvt_kernels import multi_head_attention, use_backend
+from pvt_kernels import SRAttention, multi_head_attention, use_backend
 from pvt_kernels.backends.reference import multi_head_attention as reference
 
 from ...ops.cases import LOW_DTYPES
 from ...ops.cases.multi_head_attention import check_against_oracle, random_inputs
-from .kernels import needs_interpreter, triton_launch, triton_mha
+from .kernels import linear_gradients, needs_interpreter, triton_launch, triton_mha
 
 pytestmark = needs_interpreter
 # C, heads: of PVT, PVTv2-B0 and SegFormer
@@ -61,3 +61,50 @@ def test_the_forms_are_chosen_by_width_and_dtype():
         if triton_mha.fused_tile(gpu, dtype, C, d, 2, 60800) is not None
     ]
     assert fused == [(C, dtype) for C in (32, 64) for dtype in LOW_DTYPES[:2]]
+
+
+@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
+@pytest.mark.parametrize("C", [32, 64, 128])
+def test_the_weights_gradients_of_two_narrow_layers(C, dtype):
+    """Of rows that are no whole number of tiles, between others; biases from the same rows."""
+    layers = [[t[3:, :C] for t in torch.randn(2, 303, C + 8).to(dtype)] for _ in range(2)]
+    launches, gradients = linear_gradients.linear_gradients_launches(
+        triton_launch.INTERPRETER, [[triton_launch.wide_rows(t) for t in pair] for pair in layers]
+    )
+    triton_launch.run(*launches)
+    for (dweight, dbias), (dresults, inputs) in zip(gradients, layers, strict=True):
+        exact = dresults.double().T @ inputs.double(), dresults.double().sum(0)
+        for actual, expected in zip((dweight, dbias), exact, strict=True):
+            assert actual.dtype == dtype
+            torch.testing.assert_close(
+                actual.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-4
+            )
+
+
+def test_narrow_layers_leave_long_sums_to_their_kernel(launched):
+    """Two launches, in place of two products and two sums."""
+    sizes = (2, 20000, 950, 1, 64)
+    with torch.device("meta"):
+        inputs = random_inputs(*sizes, torch.float16)
+    x, y, *layers = inputs
+    out, o, kv, lse = triton_mha.forward(x, y, *layers, 1, 0.1, True)
+    saved = [layers[i] for i in (0, 1, 2, 4)]
+    gradients = triton_mha.backward(out, x, y, *saved, o, kv, lse, 0.1)
+    names = [launch.kernel.__name__ for launch in launched]
+    assert names[-2:] == ["linear_gradients_kernel", "fold_kernel"]
+    assert [t.shape for t in gradients] == [t.shape for t in inputs]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_takes_the_gradients_of_its_narrow_projections(monkeypatch, bias):
+    """As of long sums, with a gradient of the output that is one number."""
+    monkeypatch.setattr(linear_gradients, "pays", lambda *_: True)
+    layer = SRAttention(64, 1, qkv_bias=bias, sr_ratio=2)
+    x = torch.randn(2, 9 * 13, 64)
+    results = []
+    for name in ("triton", "reference"):
+        tokens = x.clone().requires_grad_()
+        with use_backend(name):
+            loss = layer(tokens, 9, 13).sum()
+        results.append(torch.autograd.grad(loss, [tokens, *layer.parameters()]))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)

@@ -1,6 +1,7 @@
 """Multi-head attention in Triton: one kernel for narrow layers, else the op attention's.
 
-forward.py has the kernel; everything else are PyTorch's matrix products around the attention's.
+forward.py has the kernel, and linear_gradients.py one for the weights' gradients of narrow layers;
+everything else are PyTorch's matrix products around the attention's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pvt_kernels.backends.triton.attention.tiles import (
     matrix_unit,
 )
 from pvt_kernels.backends.triton.launch import INTERPRETER, Gpu, Launch, gpu_of, run, wide_rows
+from pvt_kernels.backends.triton.multi_head_attention import linear_gradients
 from pvt_kernels.backends.triton.multi_head_attention.forward import multi_head_attention_launch
 
 # Widths of a layer and of its heads of which all of a query's channels, and one head of them more,
@@ -109,12 +111,19 @@ def backward(
     do = (dresult @ out_weight).unflatten(2, by_head)
     dq, dkv = attention.packed_backward(do, q, k, v, o.unflatten(2, by_head), lse, scale)
     dq, dkv = dq.flatten(2), dkv.flatten(2)
+    layers = [tuple(t.flatten(0, 1) for t in pair) for pair in ((dq, x), (dresult, o))]
+    if linear_gradients.pays(gpu_of(x), x.dtype, *layers[0][0].shape[::-1]):
+        rows = [tuple(aligned_contiguous(t) for t in pair) for pair in layers]
+        launches, (q_layer, out_layer) = linear_gradients.linear_gradients_launches(gpu_of(x), rows)
+        run(*launches)
+    else:
+        q_layer, out_layer = (_layer_gradients(*pair) for pair in layers)
     return (
         dq @ q_weight,
         dkv @ kv_weight,
-        *_layer_gradients(dq, x),
-        *_layer_gradients(dkv, y),
-        *_layer_gradients(dresult, o),
+        *q_layer,
+        *_layer_gradients(dkv.flatten(0, 1), y.flatten(0, 1)),
+        *out_layer,
     )
 
 
@@ -147,5 +156,4 @@ def fused_launch(
 
 def _layer_gradients(dresult: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Of a linear layer's weight and bias."""
-    rows = dresult.flatten(0, 1)
-    return rows.T @ inputs.flatten(0, 1), rows.sum(0)
+    return dresult.T @ inputs, dresult.sum(0)

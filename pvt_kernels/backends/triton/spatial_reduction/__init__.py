@@ -156,7 +156,7 @@ def backward_launches(
             vector_partials.unsqueeze(2),
             [t.unsqueeze(0) for t in dvectors],
             weight_partials.flatten(2, 3),
-            dweight.permute(0, 2, 3, 1).view(C, R * R, C),
+            [dweight.permute(0, 2, 3, 1).view(C, R * R, C)],
         ),
     ]
     return launches, (dx, dweight, *dvectors)

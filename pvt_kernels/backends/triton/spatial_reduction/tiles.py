@@ -49,7 +49,7 @@ def product_tile(gpu: Gpu, dtype: torch.dtype) -> Tile:
     if precision(dtype) == "tf32":
         return Tile(64, 64, 32, warps=4, stages=3, resident=4)
     # without tensor cores a product keeps its factors in registers
-    return Tile(32, 32, 32, warps=4, stages=2, resident=7)
+    return Tile(32, 32, 32, warps=4, stages=2, resident=6)
 
 
 def dx_product_tile(gpu: Gpu, dtype: torch.dtype, channels: int) -> Tile:
@@ -65,7 +65,7 @@ def dx_product_tile(gpu: Gpu, dtype: torch.dtype, channels: int) -> Tile:
     if not narrow:
         return Tile(64, 128, 32, warps=8, stages=3, resident=2)
     if dtype == torch.float32:
-        return Tile(32, 128, 32, warps=4, stages=3, resident=4)
+        return Tile(32, 128, 32, warps=4, stages=3, resident=3)
     # where one step takes all channels, there is no next one to hold in registers meanwhile
     return Tile(32, 128, 64, warps=4, stages=2, resident=5 if channels <= 64 else 2)
 

@@ -1,0 +1,159 @@
+"""The host path of the GPU backends without a GPU: CPU tensors, and a driver that does nothing.
+
+It needs a process of its own, with TRITON_INTERPRET=0 from the start: Triton compiles its kernels
+here, it does not interpret them, and libcuda.so.1 is the stand-in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import triton
+
+from pvt_kernels._C import driver
+from pvt_kernels.backends.registry import BACKENDS
+from pvt_kernels.backends.triton import launch as triton_launch
+from pvt_kernels.backends.triton import multi_head_attention as triton_mha
+from pvt_kernels.backends.triton import plan as triton_plan
+from pvt_kernels.backends.triton.attention.tiles import Tile
+
+from .paths import ROOT
+
+BUILD = ROOT / "build" / "host"
+PACKAGE = str(ROOT / "pvt_kernels") + os.sep
+
+
+def _library() -> ctypes.CDLL:
+    """Compiled where it is older than its source; found by dlopen("libcuda.so.1") from then on."""
+    source, library = Path(__file__).with_name("driver.cpp"), BUILD / "libcuda.so.1"
+    if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
+        BUILD.mkdir(parents=True, exist_ok=True)
+        made = BUILD / f"{os.getpid()}.so"
+        compiler = os.environ.get("CXX", "c++")
+        flags = ("-std=c++17", "-O2", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1")
+        subprocess.run([compiler, *flags, source, "-o", made], check=True)
+        # processes side by side each make one
+        made.replace(library)
+    return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
+library = _library()
+library.stand_in_launched.restype = ctypes.c_char_p
+H100 = triton_launch.Gpu(90, 132)
+# of triton.compile, as often as it was called
+compiled: list[str] = []
+
+
+def install(fused_channels: int | None = None) -> None:
+    """CPU tensors count as an H100's. The one place where the package is told so.
+
+    With `fused_channels` layers up to this width are fused, in every dtype, instead of those that
+    are: for the host code of narrower layers than PVT's.
+    """
+    if fused_channels is not None:
+        triton_mha.fused_tile = lambda gpu, dtype, channels, head_dim: (
+            Tile(64, 64, 4, 2, 2) if channels <= fused_channels else None
+        )
+    able = {op: lambda inputs: [] for op in BACKENDS["triton"].reasons}
+    BACKENDS["triton"] = replace(BACKENDS["triton"], reasons=able)
+    triton_launch._gpu = lambda device: H100
+    triton_plan.driver = SimpleNamespace(
+        Plan=driver.Plan,
+        Kernel=lambda _, *arguments, **named: driver.Kernel(0, *arguments, **named),
+    )
+    triton_plan.triton = SimpleNamespace(compile=_compile, __version__=triton.__version__)
+
+
+def _compile(source, target, options) -> SimpleNamespace:
+    """The kernel, with the number in place of its machine code by which the stand-in knows it."""
+    kernel = triton.compile(source, target, options)
+    metadata, ptx = kernel.metadata, kernel.asm["ptx"]
+    compiled.append(metadata.name)
+    entry = re.search(rf"\.entry {metadata.name}\((.*?)\)", ptx, re.DOTALL)[1]
+    parameters = [line for line in entry.split(",") if ".param" in line]
+    bytes_ = [int(re.search(r"\.param \.[a-z](\d+)", line)[1]) // 8 for line in parameters]
+    arguments = [type_ for type_ in source.signature.values() if type_ != "constexpr"]
+    kinds = [int(type_.startswith("*")) for type_ in arguments]
+    kinds += [2] * (len(bytes_) - len(kinds))
+    array = ctypes.c_int * len(bytes_)
+    number = library.stand_in_add_kernel(
+        metadata.name.encode(),
+        metadata.num_warps * 32,
+        metadata.shared,
+        len(bytes_),
+        array(*bytes_),
+        array(*kinds),
+    )
+    asm = {"ptx": ptx, "cubin": f"{number}\0".encode()}
+    return SimpleNamespace(metadata=metadata, asm=asm)
+
+
+def reset(failing_launch: int = -1) -> None:
+    """Forget the launches; the one of this number is to fail."""
+    library.stand_in_reset(ctypes.c_long(failing_launch))
+
+
+def launched() -> list[str]:
+    """The kernels' names, since the last reset."""
+    count = library.stand_in_launches()
+    return [library.stand_in_launched(i).decode() for i in range(count)]
+
+
+@contextmanager
+def watched_memory() -> Iterator[None]:
+    """Every pointer of a launch has to be of a tensor that is alive."""
+
+    class Plan:
+        def __init__(self, *arguments: object) -> None:
+            self.plan = driver.Plan(*arguments)
+
+        def launch(self, *arguments: object) -> None:
+            tensors = [t for t in gc.get_objects() if issubclass(type(t), torch.Tensor)]
+            storages = [t.untyped_storage() for t in tensors if t.device.type == "cpu"]
+            spans = [(s.data_ptr(), s.data_ptr() + s.nbytes()) for s in storages if s.nbytes()]
+            array = ctypes.c_size_t * len(spans)
+            library.stand_in_set_live(
+                len(spans), *(array(*ends) for ends in zip(*spans, strict=True))
+            )
+            try:
+                self.plan.launch(*arguments)
+            finally:
+                library.stand_in_set_live(0, None, None)
+
+    triton_plan.driver.Plan = Plan
+    try:
+        yield
+    finally:
+        triton_plan.driver.Plan = driver.Plan
+
+
+def calls_of(function: Callable[[], object]) -> tuple[int, int]:
+    """How often Python functions of the package are called, and PyTorch is asked for memory."""
+    counts = {"calls": 0, "allocations": 0}
+    allocators = {"new_empty", "new_zeros", "empty", "empty_like", "zeros"}
+
+    def profile(frame, event: str, argument: object) -> None:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return
+        if event == "call":
+            counts["calls"] += 1
+        elif event == "c_call" and argument.__name__ in allocators:
+            counts["allocations"] += 1
+
+    sys.setprofile(profile)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return counts["calls"], counts["allocations"]
