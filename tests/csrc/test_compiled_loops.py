@@ -22,11 +22,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PRODUCT = ROOT / "csrc" / "cpu" / "product.h"
+PRODUCT = ROOT / "csrc" / "cpu" / "arithmetic.h"
 COMPILERS = ("g++", "clang++")
 # together they hold every form of the product: tiles by rows and by columns, written, added,
 # rescaled, in chains, and of few columns
-SOURCES = ("attention_forward.cpp", "multi_head_attention_backward.cpp")
+SOURCES = (
+    "attention_forward.cpp",
+    "multi_head_attention_backward.cpp",
+    "feed_forward_forward.cpp",
+    "feed_forward_backward.cpp",
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ TILES = Bounds(4, 0.5, 0.33)
 class Instruction:
     name: str
     operands: tuple[str, ...]
-    # whether it comes of product.h's multiply_add()
+    # whether it comes of arithmetic.h's multiply_add()
     product: bool
 
     @property
@@ -148,7 +153,7 @@ def adds_product(instruction: Instruction) -> bool:
 
 
 def product_lines() -> range:
-    """Where product.h multiplies and adds floats."""
+    """Where arithmetic.h multiplies and adds floats."""
     lines = PRODUCT.read_text().splitlines()
     found = [n for n, line in enumerate(lines, 1) if "Vec multiply_add(Vec sum" in line]
     assert "sum + weight" in lines[found[0] - 1], "multiply_add() is no longer where it was"
@@ -160,7 +165,7 @@ def innermost_loops(assembly: str) -> list[Loop]:
     lines = product_lines()
     label = re.compile(r"^([.\w$]+):")
     location = re.compile(r"^\s*\.loc\s+(\d+)\s+(\d+)")
-    files = r'^\s*\.file\s+(\d+)\s+.*product\.h"'
+    files = r'^\s*\.file\s+(\d+)\s+.*arithmetic\.h"'
     product_files = {m[1] for m in re.finditer(files, assembly, re.M)}
     function, product, body = "", False, []
     labels: dict[str, int] = {}
