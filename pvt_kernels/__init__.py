@@ -10,6 +10,7 @@ from pvt_kernels.backends import Decision, explain, use_backend
 from pvt_kernels.integrations import patch, unpatch
 from pvt_kernels.layers import SRAttention
 from pvt_kernels.ops.attention import attention
+from pvt_kernels.ops.feed_forward import feed_forward
 from pvt_kernels.ops.multi_head_attention import multi_head_attention
 from pvt_kernels.ops.spatial_reduction import spatial_reduction
 
@@ -20,6 +21,7 @@ __all__ = [
     "SRAttention",
     "attention",
     "explain",
+    "feed_forward",
     "multi_head_attention",
     "patch",
     "spatial_reduction",

@@ -162,7 +162,7 @@ def attend(
         (B, N, C).
     """
     layers = (query, *keys_values, out)
-    if not _is_watched(x) and _are_linear(layers, x):
+    if not is_watched(x) and _are_linear(layers, x):
         (q_weight, q_bias), *kv, (out_weight, out_bias) = map(_weights, layers)
         kv_weight, kv_bias = kv[0] if len(kv) == 1 else _stacked(*kv)
         tensors = (q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias)
@@ -181,7 +181,7 @@ def reduce(x: Tensor, H: int, W: int, conv: nn.Module, norm: nn.Module) -> Tenso
     Modules of other kinds, or that somebody listens to by a hook, are called as they are, and all
     are under a transform or a tracer.
     """
-    if not _is_watched(x) and _is_patch_conv(conv, x) and _is_layer_norm(norm, x):
+    if not is_watched(x) and _is_patch_conv(conv, x) and _is_layer_norm(norm, x):
         parameters = (conv.weight, conv.bias, norm.weight, norm.bias)
         return spatial_reduction(x, H, W, *parameters, norm.eps)
     return norm(tokens(conv(image(x, H, W))))
@@ -243,7 +243,7 @@ def is_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     )
 
 
-def _is_watched(x: Tensor) -> bool:
+def is_watched(x: Tensor) -> bool:
     """Whether a transform or a tracer is at work, torch.fx included, whose tensors are symbols."""
     return bool(transforms.active()) or transforms.is_symbol(x)
 
@@ -258,7 +258,7 @@ def _are_linear(
         if not (isinstance(layer, tuple) or is_plain(layer, LINEAR_TYPES)):
             return False
         weight, bias = _weights(layer)
-        if not _fit(x, weight, bias) or weight.shape != (row, C):
+        if not fits(x, weight, bias) or weight.shape != (row, C):
             return False
     return True
 
@@ -270,7 +270,7 @@ def _is_patch_conv(conv: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
     C = x.shape[-1]
     return (
         bias is not None
-        and _fit(x, weight, bias)
+        and fits(x, weight, bias)
         # with groups they would be others
         and weight.shape[:2] == (C, C)
         and conv.kernel_size == conv.stride
@@ -294,7 +294,7 @@ def _is_layer_norm(norm: nn.Module, x: Tensor) -> TypeGuard[nn.LayerNorm]:
     )
 
 
-def _fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether a layer's tensors are plain, and in x's dtype or cast to it."""
     if type(weight) not in TENSOR_TYPES:
         return False

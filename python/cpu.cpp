@@ -98,6 +98,23 @@ SpatialReductionSizes reduction_sizes(int64_t batch, int64_t height, int64_t wid
   return {batch, height, width, channels, sr_ratio, dtype_named(dtype), eps, threads};
 }
 
+FeedForwardSizes feed_forward_sizes(int64_t batch, int64_t height, int64_t width, int64_t channels,
+                                    int64_t hidden, bool convolved, bool relu_before_conv,
+                                    std::string activation, std::string dtype, int threads) {
+  if (activation != "gelu" && activation != "relu")
+    throw std::invalid_argument("activation must be gelu or relu, got " + activation);
+  return {batch,
+          height,
+          width,
+          channels,
+          hidden,
+          convolved,
+          relu_before_conv,
+          activation == "gelu" ? Activation::gelu : Activation::relu,
+          dtype_named(dtype),
+          threads};
+}
+
 }  // namespace
 
 namespace pybind11::detail {
@@ -130,6 +147,8 @@ template <>
 struct type_caster<AttentionSizes> : from_tuple<&attention_sizes> {};
 template <>
 struct type_caster<SpatialReductionSizes> : from_tuple<&reduction_sizes> {};
+template <>
+struct type_caster<FeedForwardSizes> : from_tuple<&feed_forward_sizes> {};
 
 }  // namespace pybind11::detail
 
@@ -227,4 +246,29 @@ void bind_cpu(py::module_ m) {
       "sizes"_a, "dy"_a, "x"_a, "weight"_a, "norm_weight"_a, "normalized"_a, "rstd"_a, "dx"_a,
       "dweight"_a, "dbias"_a, "dnorm_weight"_a, "dnorm_bias"_a,
       py::call_guard<py::gil_scoped_release>(), "See csrc/cpu/spatial_reduction.h.");
+
+  m.def(
+      "feed_forward_forward",
+      [](const FeedForwardSizes& sizes, const Tokens& x, const Linear& fc1, const Linear& conv,
+         const Linear& fc2, Address result) {
+        const CodePath& kernels = code_path(sizes.dtype);
+        const Workspace workspace(kernels.feed_forward_forward_workspace(sizes));
+        kernels.feed_forward_forward({sizes, x, fc1, conv, fc2}, pointer<void>(result),
+                                     workspace.data());
+      },
+      "sizes"_a, "x"_a, "fc1"_a, "conv"_a, "fc2"_a, "result"_a,
+      py::call_guard<py::gil_scoped_release>(), "See csrc/cpu/feed_forward.h.");
+
+  m.def(
+      "feed_forward_backward",
+      [](const FeedForwardSizes& sizes, const Tokens& dresult, const Tokens& x, const Linear& fc1,
+         const Linear& conv, const Linear& fc2, Address dx, const LinearGradient& dfc1,
+         const LinearGradient& dconv, Address dfc2_weight) {
+        const CodePath& kernels = code_path(sizes.dtype);
+        const Workspace workspace(kernels.feed_forward_backward_workspace(sizes));
+        kernels.feed_forward_backward({sizes, x, fc1, conv, fc2}, dresult, pointer<void>(dx), dfc1,
+                                      dconv, pointer<void>(dfc2_weight), workspace.data());
+      },
+      "sizes"_a, "dresult"_a, "x"_a, "fc1"_a, "conv"_a, "fc2"_a, "dx"_a, "dfc1"_a, "dconv"_a,
+      "dfc2_weight"_a, py::call_guard<py::gil_scoped_release>(), "See csrc/cpu/feed_forward.h.");
 }

@@ -13,6 +13,9 @@ MultiHeadAttentionBackward multi_head_attention_backward;
 SpatialReductionWorkspace spatial_reduction_forward_workspace, spatial_reduction_backward_workspace;
 SpatialReductionForward spatial_reduction_forward;
 SpatialReductionBackward spatial_reduction_backward;
+FeedForwardWorkspace feed_forward_forward_workspace, feed_forward_backward_workspace;
+FeedForwardForward feed_forward_forward;
+FeedForwardBackward feed_forward_backward;
 
 const CodePath kernels = {
     attention_forward_workspace,
@@ -27,6 +30,10 @@ const CodePath kernels = {
     spatial_reduction_backward_workspace,
     spatial_reduction_forward,
     spatial_reduction_backward,
+    feed_forward_forward_workspace,
+    feed_forward_backward_workspace,
+    feed_forward_forward,
+    feed_forward_backward,
 };
 
 }  // namespace pvt_kernels::cpu::PVT_KERNELS_CODE_PATH

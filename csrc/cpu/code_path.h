@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/attention.h"
+#include "cpu/feed_forward.h"
 #include "cpu/multi_head_attention.h"
 #include "cpu/spatial_reduction.h"
 
@@ -21,6 +22,10 @@ struct CodePath {
       *spatial_reduction_backward_workspace;
   SpatialReductionForward* spatial_reduction_forward;
   SpatialReductionBackward* spatial_reduction_backward;
+
+  FeedForwardWorkspace *feed_forward_forward_workspace, *feed_forward_backward_workspace;
+  FeedForwardForward* feed_forward_forward;
+  FeedForwardBackward* feed_forward_backward;
 };
 
 // Of each namespace that PVT_KERNELS_CODE_PATH names.

@@ -17,7 +17,9 @@ function(add_code_path path)
     "${cpu_folder}/multi_head_attention_forward.cpp"
     "${cpu_folder}/multi_head_attention_backward.cpp"
     "${cpu_folder}/spatial_reduction_forward.cpp"
-    "${cpu_folder}/spatial_reduction_backward.cpp")
+    "${cpu_folder}/spatial_reduction_backward.cpp"
+    "${cpu_folder}/feed_forward_forward.cpp"
+    "${cpu_folder}/feed_forward_backward.cpp")
   target_include_directories(cpu_${path} PRIVATE "${cpu_folder}/..")
   target_compile_definitions(cpu_${path} PRIVATE PVT_KERNELS_CODE_PATH=${path})
   # fused multiply-adds, which -std=c++17 alone would not form

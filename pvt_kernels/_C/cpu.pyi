@@ -15,6 +15,9 @@ Linear = tuple[int, int]
 AttentionSizes = tuple[int, int, int, int, int, str, float, int]
 # batch, height, width, channels, sr_ratio, dtype, eps, threads
 SpatialReductionSizes = tuple[int, int, int, int, int, str, float, int]
+# batch, height, width, channels, hidden channels, whether there is a convolution, and a ReLU before
+# it, activation ("gelu" or "relu", ValueError for another), dtype, threads
+FeedForwardSizes = tuple[int, int, int, int, int, bool, bool, str, str, int]
 
 def capabilities() -> list[str]:
     """The code paths this CPU can run, the slowest first: "portable", "avx2", "avx512",
@@ -101,4 +104,24 @@ def spatial_reduction_backward(
     dbias: int,
     dnorm_weight: int,
     dnorm_bias: int,
+) -> None: ...
+def feed_forward_forward(
+    sizes: FeedForwardSizes,
+    x: Tokens,
+    fc1: Linear,
+    conv: Linear,
+    fc2: Linear,
+    result: int,
+) -> None: ...
+def feed_forward_backward(
+    sizes: FeedForwardSizes,
+    dresult: Tokens,
+    x: Tokens,
+    fc1: Linear,
+    conv: Linear,
+    fc2: Linear,
+    dx: int,
+    dfc1: Linear,
+    dconv: Linear,
+    dfc2_weight: int,
 ) -> None: ...

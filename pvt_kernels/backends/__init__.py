@@ -3,6 +3,7 @@
 from pvt_kernels.backends.base import (
     AttentionInputs,
     Backend,
+    FeedForwardInputs,
     Inputs,
     MultiHeadAttentionInputs,
     SpatialReductionInputs,
@@ -23,6 +24,7 @@ __all__ = [
     "AttentionInputs",
     "Backend",
     "Decision",
+    "FeedForwardInputs",
     "Inputs",
     "MultiHeadAttentionInputs",
     "SpatialReductionInputs",

@@ -47,7 +47,20 @@ class SpatialReductionInputs:
     sr_ratio: int
 
 
-Inputs = AttentionInputs | MultiHeadAttentionInputs | SpatialReductionInputs
+@dataclass(frozen=True)
+class FeedForwardInputs:
+    """The facts about a call of `feed_forward`."""
+
+    op: ClassVar[str] = "feed_forward"
+    within: ClassVar[str] = op
+    device: torch.device
+    dtype: torch.dtype
+    channels: int
+    hidden: int
+    dropout: bool
+
+
+Inputs = AttentionInputs | MultiHeadAttentionInputs | SpatialReductionInputs | FeedForwardInputs
 
 
 def describe(inputs: Inputs) -> str:
@@ -88,6 +101,8 @@ class Backend:
     def not_supported_reasons(self, inputs: Inputs) -> list[str]:
         """Every reason why this backend can't run such a call; empty if it can."""
         op = inputs.op if self.has(inputs.op) else inputs.within
+        if not self.has(op):
+            return [f"it has no kernel for {op} yet"]
         return self.reasons[op](inputs)
 
 
@@ -101,3 +116,8 @@ def dtype_reasons(dtype: torch.dtype, accepted: Sequence[torch.dtype]) -> list[s
 def dropout_reasons(inputs: AttentionInputs) -> list[str]:
     """What all but PyTorch's own attention say of dropout of the attention's weights."""
     return ["attention dropout is active"] if inputs.dropout else []
+
+
+def hidden_dropout_reasons(inputs: FeedForwardInputs) -> list[str]:
+    """What all but PyTorch's own feed-forward say of dropout of its hidden layer."""
+    return ["dropout of the hidden layer is active"] if inputs.dropout else []

@@ -195,8 +195,8 @@ def decide(inputs: Inputs) -> Decision:
 def select(inputs: Inputs) -> str:
     """The name of the backend that runs such a call.
 
-    Warns once for each op and device type when PyTorch's own functions stand in for kernels of
-    this package.
+    Warns once for each op and device type when PyTorch's own functions stand in for kernels that
+    this package has.
 
     Raises:
         RuntimeError: if a backend is forced and can't run the call, with everyone's reasons.
@@ -291,7 +291,9 @@ def explain(fn: Callable[..., object], *args: object, **kwargs: object) -> list[
 def _warn_of_fallback(decision: Decision) -> None:
     inputs = decision.inputs
     names = priority(inputs.device, inputs.dtype)
-    passed_over = names[: names.index(decision.backend)]
+    passed_over = [
+        n for n in names[: names.index(decision.backend)] if BACKENDS[n].has(inputs.within)
+    ]
     key = (inputs.op, inputs.device.type, transforms.active())
     if decision.backend not in PYTORCH_NAMES or not passed_over or key in _warned:
         return

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from pvt_kernels.backends import transforms
+from pvt_kernels.feed_forward_parts import FeedForwardParts
 from pvt_kernels.parts import Parts, are_plain
 
 
@@ -27,6 +28,8 @@ class Adapter(NamedTuple):
             what is no attention (module,) -> arguments.
         reasons: why it can't serve a module, before its parts are looked at.
         trial: what is tried in forward's place, where that shows more.
+        feed_forward: where a module keeps what, if it is a feed-forward network; `patch` looks for
+            those beside an attention.
     """
 
     family: str
@@ -38,19 +41,20 @@ class Adapter(NamedTuple):
     example: Callable[..., tuple]
     reasons: Callable[[nn.Module], list[str]] = lambda module: []
     trial: Callable[..., Any] | None = None
+    feed_forward: Callable[[nn.Module], FeedForwardParts] | None = None
 
     def matches(self, module: nn.Module) -> bool:
         """Whether the module is one of the family, or a variant of one."""
         if any(find(module, name) is None for name in self.children):
             return False
-        if _begins_with(_forward_parameters(module), self.signatures) is None:
+        if _begins_with(forward_parameters(module), self.signatures) is None:
             return False
         # a variant of an attention is worth a word
         return self.parts is not None or not self.unknown_parameters(module)
 
     def unknown_parameters(self, module: nn.Module) -> list[str]:
         """Parameters of the module's forward that the adapter does not know, such as a mask."""
-        names = _forward_parameters(module)
+        names = forward_parameters(module)
         begin = _begins_with(names, self.signatures) or ()
         return [name for name in names[len(begin) :] if name not in self.optional]
 
@@ -90,8 +94,8 @@ def _flat(values: Sequence[Any]) -> list[Any]:
     return found
 
 
-def _forward_parameters(module: nn.Module) -> tuple[str, ...]:
-    # without self
+def forward_parameters(module: nn.Module) -> tuple[str, ...]:
+    """Without self."""
     return tuple(inspect.signature(type(module).forward).parameters)[1:]
 
 

@@ -16,11 +16,11 @@ from torch import nn
 
 from pvt_kernels import backends
 from pvt_kernels.integrations import (
+    feed_forward,
     openmmlab,
     pvt,
     timm,
     transformers_pvt,
-    transformers_pvt_ffn,
     transformers_pvt_v2,
     transformers_segformer,
     transformers_segformer_head,
@@ -32,13 +32,15 @@ MODULES = (
     pvt,
     timm,
     transformers_pvt,
-    transformers_pvt_ffn,
     transformers_pvt_v2,
     transformers_segformer,
     transformers_segformer_head,
     openmmlab,
 )
-ADAPTERS: dict[str, Adapter] = {module.ADAPTER.family: module.ADAPTER for module in MODULES}
+ADAPTERS: dict[str, Adapter] = {
+    adapter.family: adapter
+    for adapter in (*(module.ADAPTER for module in MODULES), *feed_forward.ADAPTERS)
+}
 # a patched class's own attribute: the class that it was made from
 _ORIGINAL = "_pvt_kernels_original"
 

@@ -10,22 +10,26 @@ import torch
 from torch import nn
 
 from pvt_kernels import backends
+from pvt_kernels.feed_forward_parts import FeedForwardParts
 from pvt_kernels.integrations.adapter import Adapter
 from pvt_kernels.integrations.classes import ADAPTERS, AUTO, is_patched, patched_class, restore
 from pvt_kernels.integrations.contract import broken
 from pvt_kernels.integrations.report import Report, Row
-from pvt_kernels.integrations.structure import calls, not_served_reasons
+from pvt_kernels.integrations.structure import calls, network_calls, not_served_reasons
 from pvt_kernels.layers import SRAttention
 from pvt_kernels.parts import Parts
 
+_NETWORKS = {a.family for a in ADAPTERS.values() if a.feed_forward is not None}
+
 
 def patch(model: nn.Module, *, backend: str = AUTO, dry_run: bool = False) -> Report:
-    """Swap the attention of a live model for this package's, with the weights where they are.
+    """Swap a live model's attention and feed-forward for this package's, weights where they are.
 
     Finds, by their structure, the attention modules of the original PVT, PVTv2 and SegFormer
-    code, timm (pvt_v2, twins), transformers (Pvt, PvtV2, Segformer, GLPN), mmdet and mmseg.
+    code, timm (pvt_v2, twins), transformers (Pvt, PvtV2, Segformer, GLPN), mmdet and mmseg, and,
+    but for the last two, the feed-forward networks beside them.
     Parameters, state_dict, hooks and requires_grad stay as they are; a call that this package
-    can't serve (output_attentions=True, an attention mask, active attention dropout) runs the
+    can't serve (output_attentions=True, an attention mask, active dropout within) runs the
     module's own forward.
 
         print(pvt_kernels.patch(model))
@@ -37,7 +41,7 @@ def patch(model: nn.Module, *, backend: str = AUTO, dry_run: bool = False) -> Re
         dry_run: only report.
 
     Returns:
-        A table of the attention modules: swapped or skipped, why, and on which backend they run.
+        A table of the modules: swapped or skipped, why, and on which backend they run.
         Leaving its `with` block unpatches what this call patched.
 
     Raises:
@@ -57,7 +61,10 @@ def patch(model: nn.Module, *, backend: str = AUTO, dry_run: bool = False) -> Re
         report.rows.append(row)
         if row.swapped:
             swaps.append((module, patched_class(type(module), row.family, backend)))
-    if not report.rows:
+    # another model's networks may look the same
+    if all(row.module and row.family in _NETWORKS for row in report.rows):
+        report.rows.clear()
+        swaps.clear()
         warnings.warn(
             f"patch: {type(model).__name__} has no spatial-reduction attention", stacklevel=2
         )
@@ -131,19 +138,24 @@ def _judge(name: str, module: nn.Module, adapter: Adapter, backend: str) -> Row:
     reasons = _unfamiliar(module, adapter)
     if reasons:
         return Row(name, adapter.family, False, "; ".join(reasons), "")
-    if adapter.parts is None:
-        return Row(name, adapter.family, True, "", "PyTorch")
-    own = adapter.parts(module)
     # quantised layers have no parameters
     like = next(module.parameters(), torch.empty(0, device="cpu"))
+    if adapter.feed_forward is not None:
+        network = adapter.feed_forward(module)
+        asked, exceptions = network_calls(network, like), _network_exceptions(network)
+    elif adapter.parts is not None:
+        own = adapter.parts(module)
+        asked, exceptions = calls(own, like), _exceptions(module, own)
+    else:
+        return Row(name, adapter.family, True, "", "PyTorch")
     with nullcontext() if backend == AUTO else backends.use_backend(backend):
-        decisions = [backends.decide(inputs) for inputs in calls(own, like)]
+        decisions = [backends.decide(inputs) for inputs in asked]
     for decision in decisions:
         if decision.backend is None:
             why = "; ".join(decision.reasons[backend])
             return Row(name, adapter.family, False, f"{backend} can't run it: {why}", "")
     names = ", ".join(dict.fromkeys(str(decision.backend) for decision in decisions))
-    return Row(name, adapter.family, True, "; ".join(_exceptions(module, own)), names)
+    return Row(name, adapter.family, True, "; ".join(exceptions), names)
 
 
 def _unfamiliar(module: nn.Module, adapter: Adapter) -> list[str]:
@@ -174,3 +186,8 @@ def _exceptions(module: nn.Module, own: Parts) -> list[str]:
     if getattr(getattr(module, "config", None), "output_attentions", False):
         exceptions.append("its configuration has output_attentions=True, which runs its own")
     return exceptions
+
+
+def _network_exceptions(network: FeedForwardParts) -> list[str]:
+    p = getattr(network.dropout, "p", 0)
+    return [f"with dropout {p:g}, training runs its own"] if p > 0 else []

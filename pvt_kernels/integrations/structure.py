@@ -7,7 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pvt_kernels.backends import Inputs, MultiHeadAttentionInputs, SpatialReductionInputs
+from pvt_kernels.backends import (
+    FeedForwardInputs,
+    Inputs,
+    MultiHeadAttentionInputs,
+    SpatialReductionInputs,
+)
+from pvt_kernels.feed_forward_parts import FeedForwardParts
 from pvt_kernels.parts import Parts, Projection, is_listened_to, is_plain
 
 # of torch.nn.MultiheadAttention, where OpenMMLab's layers keep three projections
@@ -70,6 +76,12 @@ def calls(parts: Parts, like: Tensor) -> list[Inputs]:
         sr_ratio = parts.conv.kernel_size[0]
         found.append(SpatialReductionInputs(like.device, like.dtype, channels, sr_ratio))
     return found
+
+
+def network_calls(network: FeedForwardParts, like: Tensor) -> list[Inputs]:
+    """The same of a feed-forward network."""
+    hidden, channels = sizes(network.fc1)
+    return [FeedForwardInputs(like.device, like.dtype, channels, hidden, dropout=False)]
 
 
 def not_served_reasons(module: nn.Module, parts: Parts) -> list[str]:

@@ -3,9 +3,9 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from pvt_kernels.feed_forward_parts import FeedForwardParts, forward, serves
 from pvt_kernels.layers import SRAttention
 
 # The blocks' and the output norms use this eps; the norms inside the patch embedding and the
@@ -75,12 +75,24 @@ class Mlp(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, drop: float) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: torch.Tensor, H: int, W: int) -> torch.Tensor:
         """Map x (B, N, dim) to the same shape; H and W are ConvMlp's."""
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+        parts = self._parts()
+        if serves(parts, x):
+            x = forward(parts, x, H, W)
+        else:
+            x = self.fc2(self.drop(self.act(self._convolve(self.fc1(x), H, W))))
+        return self.drop(x)
+
+    def _parts(self) -> FeedForwardParts:
+        return FeedForwardParts(self.fc1, self.fc2, self.act, self.drop)
+
+    def _convolve(self, x: torch.Tensor, H: int, W: int) -> torch.Tensor:
+        return x
 
 
 class ConvMlp(Mlp):
@@ -92,14 +104,14 @@ class ConvMlp(Mlp):
     def __init__(self, dim: int, hidden_dim: int, drop: float, relu: bool) -> None:
         super().__init__(dim, hidden_dim, drop)
         self.dwconv = DepthwiseConv(hidden_dim)
-        self.relu = relu
+        self.relu = nn.ReLU() if relu else nn.Identity()
 
-    def forward(self, x: torch.Tensor, H: int, W: int) -> torch.Tensor:
-        """Map x (B, H*W, dim) to the same shape."""
-        x = self.fc1(x)
-        if self.relu:
-            x = F.relu(x)
-        return self.drop(self.fc2(self.drop(F.gelu(self.dwconv(x, H, W)))))
+    def _parts(self) -> FeedForwardParts:
+        parts, wrapper = super()._parts(), self.dwconv
+        return parts._replace(conv=wrapper.dwconv, before_conv=self.relu, bypassed=(wrapper,))
+
+    def _convolve(self, x: torch.Tensor, H: int, W: int) -> torch.Tensor:
+        return self.dwconv(self.relu(x), H, W)
 
 
 class Block(nn.Module):

@@ -5,13 +5,20 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from pvt_kernels import SRAttention, attention, multi_head_attention, use_backend
+from pvt_kernels import (
+    SRAttention,
+    attention,
+    feed_forward,
+    multi_head_attention,
+    use_backend,
+)
 from pvt_kernels._C import cpu
 from pvt_kernels.parts import reduce
 
 from ..error_budget import with_gradients
 from ..ops.cases import LOW_DTYPES
 from ..ops.cases import attention as attention_cases
+from ..ops.cases import feed_forward as ffn_cases
 from ..ops.cases import multi_head_attention as mha_cases
 from ..ops.cases import spatial_reduction as reduction_cases
 
@@ -60,6 +67,47 @@ def test_multi_head_attention_on_every_code_path(code_path, shape, dtype):
 )
 def test_spatial_reduction_on_every_code_path(code_path, shape, dtype):
     reduction_cases.check_against_oracle("cpu", *shape, dtype)
+
+
+@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        ffn_cases.Case(1, 45, 80, 16, 80),
+        ffn_cases.Case(2, 11, 13, 27, 130, relu_before_conv=True),
+        ffn_cases.Case(1, 9, 25, 40, 96, conv=False),
+        ffn_cases.Case(1, 6, 7, 24, 64, activation="relu"),
+    ],
+    ids=str,
+)
+def test_feed_forward_on_every_code_path(code_path, case, dtype):
+    ffn_cases.check_against_oracle("cpu", case, dtype)
+
+
+def test_gelu_has_the_accuracy_of_fp32(code_path):
+    """Of one hidden channel, whose product with 1 is exact."""
+    x = torch.cat((torch.linspace(-6, 6, 400_001), torch.logspace(-30, 1, 1000)))
+    one = torch.ones(1, 1)
+    with use_backend("cpu"):
+        actual = feed_forward(x[None, :, None], 1, 1, one, None, None, None, one, None).flatten()
+    exact = x.double() * torch.special.ndtr(x.double())
+    ulp = 2.0 ** (exact.abs().log2().floor() - 23)
+    errors = (actual.double() - exact).abs() / ulp
+    assert errors[x > -1].max() <= 3
+    # further down, where 1 + erf would cancel, the exponent x^2 / 2 multiplies three roundings, and
+    # an error of half an ulp may be one of a whole one after the last product
+    assert (errors <= 3 + 1.5 * x.double() ** 2).all()
+    pytorch = (torch.nn.functional.gelu(x).double() - exact).abs() / ulp
+    assert errors.max() < pytorch[exact != 0].max()
+
+
+def test_gelu_of_what_is_no_number():
+    x = torch.tensor([float("inf"), -1e30, 1e30, -50.0, 0.0, float("nan")])
+    one = torch.ones(1, 1)
+    with use_backend("cpu"):
+        actual = feed_forward(x[None, :, None], 1, 1, one, None, None, None, one, None).flatten()
+    assert torch.equal(actual[:5], torch.tensor([float("inf"), 0.0, 1e30, 0.0, 0.0]))
+    assert actual[5].isnan()
 
 
 def test_the_fastest_code_path_is_chosen(monkeypatch):
@@ -117,6 +165,39 @@ def test_spatial_reduction_does_not_depend_on_the_number_of_threads():
     torch.set_num_threads(before)
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+# slabs for every thread, threads that share a slab, one token for all
+@pytest.mark.parametrize("map_size", [(40, 60), (7, 7), (1, 1)], ids=str)
+@pytest.mark.parametrize("conv", [True, False], ids=["conv", "plain"])
+def test_feed_forward_with_any_number_of_threads(threads, map_size, conv):
+    case = ffn_cases.Case(1, *map_size, 24, 200, conv=conv)
+    ffn_cases.check_against_oracle("cpu", case, torch.float32)
+
+
+@pytest.mark.parametrize("map_size", [(40, 60), (7, 7)], ids=str)
+def test_feed_forward_is_deterministic(threads, map_size):
+    case = ffn_cases.Case(2, *map_size, 24, 200)
+    inputs = ffn_cases.random_inputs(case)
+    dresult = torch.randn(inputs[0].shape)
+    with use_backend("cpu"):
+        op = ffn_cases.of_tensors(feed_forward, case)
+        first, second = (with_gradients(op, inputs, dresult) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_feed_forward_keeps_nan_within_the_convolutions_reach():
+    case = ffn_cases.Case(1, 12, 30, 8, 64)
+    x, *layers = ffn_cases.random_inputs(case)
+    op = ffn_cases.of_tensors(feed_forward, case)
+    with use_backend("cpu"):
+        expected = op(x, *layers)
+        x[0, 4 * 30 + 29, 3] = float("nan")
+        actual = op(x, *layers)
+    reached = torch.zeros(12, 30, dtype=torch.bool)
+    reached[3:6, 28:30] = True
+    assert torch.equal(actual.isnan().any(-1).view(12, 30), reached)
+    assert torch.equal(actual[0, ~reached.flatten()], expected[0, ~reached.flatten()])
 
 
 def test_several_python_threads_at_once():

@@ -26,7 +26,12 @@ ARITHMETIC = ROOT / "csrc" / "cpu" / "arithmetic.h"
 COMPILERS = ("g++", "clang++")
 # together they hold every form of the product: tiles by rows and by columns, written, added,
 # rescaled, in chains, and of few columns
-SOURCES = ("attention_forward.cpp", "multi_head_attention_backward.cpp")
+SOURCES = (
+    "attention_forward.cpp",
+    "multi_head_attention_backward.cpp",
+    "feed_forward_forward.cpp",
+    "feed_forward_backward.cpp",
+)
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,40 @@ class OpenMMLabAttention(nn.Module):
         return (x if identity is None else identity) + self.dropout_layer(self.proj_drop(out))
 
 
+class DWConv(nn.Module):
+    """DWConv of classification/pvt_v2.py in whai362/PVT."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, 3, 1, 1, groups=dim)
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        return self.dwconv(x.transpose(1, 2).unflatten(2, (H, W))).flatten(2).transpose(1, 2)
+
+
+class Mlp(nn.Module):
+    """Mlp of classification/pvt_v2.py in whai362/PVT, and without its convolution."""
+
+    def __init__(self, dim=32, hidden=64, drop=0.0, conv=True, linear=False):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        if conv:
+            self.dwconv = DWConv(hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+        self.drop = nn.Dropout(drop)
+        if linear:
+            self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        x = self.fc1(x)
+        if hasattr(self, "relu"):
+            x = self.relu(x)
+        if hasattr(self, "dwconv"):
+            x = self.dwconv(x, H, W)
+        return self.drop(self.fc2(self.drop(self.act(x))))
+
+
 class Block(nn.Module):
     """A residual block of any attention, at an odd size: a model for tests."""
 

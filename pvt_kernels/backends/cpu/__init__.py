@@ -8,12 +8,15 @@ from pvt_kernels._C import cpu as kernels
 from pvt_kernels.backends.base import (
     AttentionInputs,
     Backend,
+    FeedForwardInputs,
     Inputs,
     dropout_reasons,
     dtype_reasons,
+    hidden_dropout_reasons,
 )
 from pvt_kernels.backends.cpu import (
     attention,
+    feed_forward,
     multi_head_attention,
     spatial_reduction,
     sr_attention,
@@ -35,6 +38,10 @@ def _attention_reasons(inputs: AttentionInputs) -> list[str]:
     return [*reasons, *dropout_reasons(inputs)]
 
 
+def _feed_forward_reasons(inputs: FeedForwardInputs) -> list[str]:
+    return [*_reasons(inputs), *hidden_dropout_reasons(inputs)]
+
+
 def _note(inputs: Inputs) -> str:
     return f"its kernels for {kernels.capability()}"
 
@@ -46,11 +53,13 @@ BACKEND = Backend(
         "multi_head_attention": multi_head_attention,
         "spatial_reduction": spatial_reduction,
         "sr_attention": sr_attention,
+        "feed_forward": feed_forward,
     },
     reasons={
         "attention": _attention_reasons,
         "multi_head_attention": _attention_reasons,
         "spatial_reduction": _reasons,
+        "feed_forward": _feed_forward_reasons,
     },
     whole_layer=True,
     note=_note,

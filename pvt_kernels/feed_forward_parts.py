@@ -1,0 +1,129 @@
+"""A feed-forward network from the parts of a live module, whatever they are called.
+
+This package's models and the adapters for other libraries' modules are built on it. It runs the op
+on the parts' parameters, and only where nothing stands in the parts' place that it doesn't know.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeGuard
+
+from torch import Tensor, nn
+
+from pvt_kernels.ops.feed_forward import feed_forward
+from pvt_kernels.parts import LINEAR_TYPES, fits, is_conv, is_listened_to, is_plain, is_watched
+
+# timm's and transformers' own modules of the exact GELU
+GELUS = (("timm.layers.activations", "GELU"), ("transformers.activations", "GELUActivation"))
+BEFORE_CONV = (nn.ReLU, nn.Identity)
+
+
+class FeedForwardParts(NamedTuple):
+    """Where the parts of a feed-forward network are.
+
+    Attributes:
+        fc1, fc2: the linear layers.
+        activation: behind fc1, or behind the convolution if there is one.
+        dropout: of what the activation gives; None if there is none.
+        conv: the depthwise convolution; None if there is none.
+        before_conv: a ReLU, or what does nothing; None if there is none.
+        bypassed: further modules whose own calls are left out: what other parts lie in.
+        beside: modules that are called after fc2 by whoever made this.
+    """
+
+    fc1: nn.Module
+    fc2: nn.Module
+    activation: nn.Module
+    dropout: nn.Module | None = None
+    conv: nn.Module | None = None
+    before_conv: nn.Module | None = None
+    bypassed: tuple[nn.Module, ...] = ()
+    beside: tuple[nn.Module, ...] = ()
+
+
+def serves(parts: FeedForwardParts, x: Tensor) -> bool:
+    """Whether `forward` does all that calling the parts on x (B, N, C) would: each part is known,
+    and nobody listens."""
+    fc1, fc2, conv = parts.fc1, parts.fc2, parts.conv
+    if is_watched(x) or not is_plain(fc1, LINEAR_TYPES) or not is_plain(fc2, LINEAR_TYPES):
+        return False
+    D, C = fc1.weight.shape
+    others = [parts.activation, *parts.bypassed]
+    if parts.before_conv is not None:
+        others.append(parts.before_conv)
+    return (
+        fc2.weight.shape == (C, D)
+        and x.shape[-1] == C
+        and fits(x, fc1.weight, fc1.bias)
+        and fits(x, fc2.weight, fc2.bias)
+        and (conv is None or (_is_depthwise(conv, D) and fits(x, conv.weight, conv.bias)))
+        and activation_name(parts.activation) is not None
+        and (parts.before_conv is None or type(parts.before_conv) in BEFORE_CONV)
+        and (parts.dropout is None or is_plain(parts.dropout, (nn.Dropout, nn.Identity)))
+        and not any(map(is_listened_to, others))
+    )
+
+
+def forward(parts: FeedForwardParts, x: Tensor, H: int, W: int) -> Tensor:
+    """Of tokens (B, N, C) on a map of H x W, where `serves` says so; before `beside`."""
+    fc1, fc2, conv, dropout = parts.fc1, parts.fc2, parts.conv, parts.dropout
+    assert isinstance(fc1, nn.Linear) and isinstance(fc2, nn.Linear)
+    dw = (None, None)
+    if conv is not None:
+        assert isinstance(conv, nn.Conv2d)
+        dw = (conv.weight, conv.bias)
+    activation = activation_name(parts.activation)
+    assert activation is not None
+    dropout_p = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
+    relu = type(parts.before_conv) is nn.ReLU
+    layers = (fc1.weight, fc1.bias, *dw, fc2.weight, fc2.bias)
+    return feed_forward(x, H, W, *layers, activation, relu, dropout_p)
+
+
+def known_reasons(parts: FeedForwardParts) -> list[str]:
+    """Every reason why no call can be served; a hook or a replaced layer may go away again."""
+    reasons = []
+    for name, layer in (("fc1", parts.fc1), ("fc2", parts.fc2)):
+        if not isinstance(layer, nn.Linear):
+            reasons.append(f"its {name} is a {type(layer).__name__}, not a Linear")
+    if not reasons and parts.fc2.weight.shape != parts.fc1.weight.shape[::-1]:
+        reasons.append("its layers do not lead back to the tokens' channels")
+    if activation_name(parts.activation) is None:
+        kind = type(parts.activation).__name__
+        reasons.append(f"its activation is a {kind}, not an exact GELU or ReLU")
+    if parts.conv is not None and not _is_depthwise(parts.conv, parts.fc1.weight.shape[0]):
+        reasons.append("its convolution is not depthwise, 3 x 3 and padded by zeros")
+    if parts.before_conv is not None:
+        kind = type(parts.before_conv)
+        if kind not in BEFORE_CONV:
+            reasons.append(f"before its convolution is a {kind.__name__}, not a ReLU")
+        elif kind is nn.ReLU and parts.conv is None:
+            reasons.append("it has a ReLU, but no convolution")
+    if parts.dropout is not None and not isinstance(parts.dropout, (nn.Dropout, nn.Identity)):
+        reasons.append(f"its dropout is a {type(parts.dropout).__name__}")
+    return reasons
+
+
+def activation_name(activation: nn.Module) -> str | None:
+    """What the op calls the activation; None if it has no such one."""
+    kind = type(activation)
+    if kind is nn.ReLU:
+        return "relu"
+    exact = isinstance(activation, nn.GELU) and activation.approximate == "none"
+    if (kind is nn.GELU and exact) or (kind.__module__, kind.__name__) in GELUS:
+        return "gelu"
+    return None
+
+
+def _is_depthwise(conv: nn.Module, channels: int) -> TypeGuard[nn.Conv2d]:
+    """Whether it is a 3 x 3 depthwise convolution with zeros around the map."""
+    return (
+        is_conv(conv)
+        and not is_listened_to(conv)
+        and conv.weight.shape == (channels, 1, 3, 3)
+        and conv.groups == channels
+        and conv.stride == (1, 1)
+        and conv.padding in ((1, 1), "same")
+        and conv.dilation == (1, 1)
+        and conv.padding_mode == "zeros"
+    )

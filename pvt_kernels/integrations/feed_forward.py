@@ -1,0 +1,112 @@
+"""The feed-forward networks beside these attentions, which differ by their parts' names.
+
+The original code's, timm's and SegFormer's have fc1 and fc2, transformers' others dense1 and
+dense2. With a depthwise convolution between them the map's size comes along with the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pvt_kernels.feed_forward_parts import FeedForwardParts, forward, known_reasons, serves
+from pvt_kernels.integrations.adapter import Adapter, find, forward_parameters
+from pvt_kernels.parts import drops_nothing
+
+SIGNATURES = (
+    ("x", "H", "W"),
+    ("x", "feat_size"),
+    ("x",),
+    ("hidden_states", "height", "width"),
+    ("hidden_states",),
+)
+# the order of the parameters of the map's size
+SIZES = ("H", "W", "height", "width", "feat_size")
+
+
+def _parts(module: Any) -> FeedForwardParts:
+    wrapped = find(module, "dwconv.dwconv")
+    relu = find(module, "relu")
+    norm = find(module, "norm")
+    return FeedForwardParts(
+        fc1=module.fc1 if hasattr(module, "fc1") else module.dense1,
+        fc2=module.fc2 if hasattr(module, "fc2") else module.dense2,
+        activation=_required(module, "act", "activation_fn", "intermediate_act_fn"),
+        dropout=find(module, "drop1", "drop", "dropout"),
+        conv=wrapped or find(module, "dwconv"),
+        before_conv=relu,
+        bypassed=tuple(m for m in (wrapped and find(module, "dwconv"), norm) if m is not None),
+        beside=(_required(module, "drop2", "drop", "dropout"),),
+    )
+
+
+def _required(module: nn.Module, *names: str) -> nn.Module:
+    part = find(module, *names)
+    if part is None:
+        raise AttributeError(f"none of {', '.join(names)}")
+    return part
+
+
+def _forward(module: Any, original: Callable, x: Tensor, *given: Any, **named: Any) -> Tensor:
+    try:
+        parts = _parts(module)
+    except AttributeError:
+        return original(x, *given, **named)
+    dropped = parts.dropout is None or drops_nothing(parts.dropout)
+    if not dropped or not serves(parts, x):
+        return original(x, *given, **named)
+    sizes = (*given, *(named[name] for name in SIZES if name in named))
+    if len(sizes) == 1:
+        (sizes,) = sizes
+    H, W = sizes or (x.shape[1], 1)
+    (dropout,) = parts.beside
+    return dropout(forward(parts, x, H, W))
+
+
+def _example(module: Any) -> tuple:
+    height, width = 5, 4
+    channels = _parts(module).fc1.in_features
+    tokens = torch.randn(2, height * width, channels, dtype=torch.float64)
+    names = forward_parameters(module)[1:]
+    if not names:
+        return (tokens,)
+    return (tokens, (height, width)) if len(names) == 1 else (tokens, height, width)
+
+
+def _reasons(module: nn.Module) -> list[str]:
+    if type(module).__module__.startswith("pvt_kernels."):
+        return ["it is this package's own"]
+    parts = _parts(module)
+    known = {id(part) for part in (*parts, *parts.bypassed, *parts.beside)}
+    unknown = [name for name, child in module.named_children() if id(child) not in known]
+    tensors = [n for n, t in (module._parameters | module._buffers).items() if t is not None]
+    norm = find(module, "norm")
+    return [
+        *known_reasons(parts),
+        *(f"it has a part that is not known: {name}" for name in unknown),
+        *(f"it has a tensor that is not known: {name}" for name in tensors),
+        *([] if norm is None or type(norm) is nn.Identity else ["it has a norm"]),
+    ]
+
+
+def _adapter(family: str, *children: str) -> Adapter:
+    return Adapter(
+        family=family,
+        children=children,
+        signatures=SIGNATURES,
+        optional=(),
+        parts=None,
+        forward=_forward,
+        example=_example,
+        reasons=_reasons,
+        feed_forward=_parts,
+    )
+
+
+ADAPTERS = (
+    _adapter("feed-forward", "fc1", "fc2"),
+    _adapter("transformers feed-forward", "dense1", "dense2", "dropout"),
+)
