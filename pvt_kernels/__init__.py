@@ -2,10 +2,10 @@
 
 from importlib.metadata import version as _version
 
-# first, since they act when imported: one says in a line that there is no compiled module, one
-# tells whoever typed a command that PyTorch is being imported
-from pvt_kernels import _compiled as _compiled
-from pvt_kernels import startup as _startup  # noqa: F401
+# first, since they act when imported: one tells whoever typed a command that PyTorch is being
+# imported, one says in a line that there is no compiled module
+from pvt_kernels import startup as _startup  # noqa: F401  # isort: split
+from pvt_kernels import _compiled as _compiled  # isort: split
 from pvt_kernels.backends import Decision, explain, use_backend
 from pvt_kernels.integrations import patch, unpatch
 from pvt_kernels.layers import SRAttention

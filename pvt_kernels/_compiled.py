@@ -8,6 +8,9 @@ import hashlib
 import sys
 from pathlib import Path
 
+# first: on one machine (Python 3.12, PyTorch 2.11) PyTorch crashed when it was imported after _C
+import torch  # noqa: F401
+
 from pvt_kernels import _C
 
 FOLDER = Path(__file__).resolve().parent
