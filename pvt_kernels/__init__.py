@@ -4,8 +4,10 @@ from importlib.metadata import version as _version
 
 # first, since they act when imported: one tells whoever typed a command that PyTorch is being
 # imported, one says in a line that there is no compiled module
-from pvt_kernels import startup as _startup  # noqa: F401  # isort: split
-from pvt_kernels import _compiled as _compiled  # isort: split
+# isort: off
+from pvt_kernels import startup as _startup  # noqa: F401
+from pvt_kernels import _compiled as _compiled
+# isort: on
 from pvt_kernels.backends import Decision, explain, use_backend
 from pvt_kernels.integrations import patch, unpatch
 from pvt_kernels.layers import SRAttention
