@@ -7,6 +7,7 @@ from importlib.metadata import version as _version
 # isort: off
 from pvt_kernels import startup as _startup  # noqa: F401
 from pvt_kernels import _compiled as _compiled
+
 # isort: on
 from pvt_kernels.backends import Decision, explain, use_backend
 from pvt_kernels.integrations import patch, unpatch
