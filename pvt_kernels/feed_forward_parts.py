@@ -77,7 +77,7 @@ def forward(parts: FeedForwardParts, x: Tensor, H: int, W: int) -> Tensor:
     dropout_p = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
     relu = type(parts.before_conv) is nn.ReLU
     layers = (fc1.weight, fc1.bias, *dw, fc2.weight, fc2.bias)
-    return feed_forward(x, H, W, *layers, activation, relu, dropout_p)
+    return feed_forward(x, H, W, *layers, activation, relu, dropout_p)  # pyright: ignore[reportCallIssue]
 
 
 def known_reasons(parts: FeedForwardParts) -> list[str]:
@@ -86,12 +86,12 @@ def known_reasons(parts: FeedForwardParts) -> list[str]:
     for name, layer in (("fc1", parts.fc1), ("fc2", parts.fc2)):
         if not isinstance(layer, nn.Linear):
             reasons.append(f"its {name} is a {type(layer).__name__}, not a Linear")
-    if not reasons and parts.fc2.weight.shape != parts.fc1.weight.shape[::-1]:
+    if not reasons and parts.fc2.weight.shape != parts.fc1.weight.shape[::-1]:  # pyright: ignore[reportIndexIssue]
         reasons.append("its layers do not lead back to the tokens' channels")
     if activation_name(parts.activation) is None:
         kind = type(parts.activation).__name__
         reasons.append(f"its activation is a {kind}, not an exact GELU or ReLU")
-    if parts.conv is not None and not _is_depthwise(parts.conv, parts.fc1.weight.shape[0]):
+    if parts.conv is not None and not _is_depthwise(parts.conv, parts.fc1.weight.shape[0]):  # pyright: ignore[reportArgumentType, reportIndexIssue]
         reasons.append("its convolution is not depthwise, 3 x 3 and padded by zeros")
     if parts.before_conv is not None:
         kind = type(parts.before_conv)

@@ -101,7 +101,7 @@ class SRAttention(nn.Module):
             with transforms.untraced():
                 self._check(x, *transforms.integers(H, W))
         # by itself: Monte Carlo dropout trains this one alone
-        training = modules["attn_drop"].training
+        training = modules["attn_drop"].training  # pyright: ignore[reportOptionalMemberAccess]
         try:
             result = forward(self._parts(), x, H, W, training)
         except Exception:
@@ -111,7 +111,7 @@ class SRAttention(nn.Module):
                     self._check(x, *transforms.integers(H, W))
             raise
         dropout = modules["proj_drop"]
-        return result if drops_nothing(dropout) else dropout(result)
+        return result if drops_nothing(dropout) else dropout(result)  # pyright: ignore[reportArgumentType, reportOptionalCall]
 
     def _check(self, x: Tensor, H: int, W: int) -> None:
         checks.check_rank("SRAttention", "x", x, "(B, N, C)")
@@ -131,9 +131,9 @@ class SRAttention(nn.Module):
         # that is missing is not
         modules = self._modules
         return Parts(
-            query=modules["q"],
-            keys_values=(modules["kv"],),
-            out=modules["proj"],
+            query=modules["q"],  # pyright: ignore[reportArgumentType]
+            keys_values=(modules["kv"],),  # pyright: ignore[reportArgumentType]
+            out=modules["proj"],  # pyright: ignore[reportArgumentType]
             heads=self.num_heads,
             scale=self.scale,
             # an Identity has none

@@ -80,7 +80,7 @@ def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> 
         parameters = _parameters(parts, x)
         if parameters is not None:
             eps = 1e-5 if parts.norm is None else parts.norm.eps
-            return sr_attention(x, H, W, *parameters, parts.heads, parts.scale, eps)
+            return sr_attention(x, H, W, *parameters, parts.heads, parts.scale, eps)  # pyright: ignore[reportCallIssue]
     y = x
     if parts.pool is not None:
         assert parts.activation is not None and parts.conv is not None and parts.norm is not None
@@ -119,15 +119,15 @@ def _parameters(parts: Parts, x: Tensor) -> tuple[Tensor | None, ...] | None:
             return None
     reduction: tuple[Tensor | None, ...] = (None, None, None, None)
     if conv is not None:
-        if not (_is_patch_conv(conv, x) and _is_layer_norm(norm, x)):
+        if not (_is_patch_conv(conv, x) and _is_layer_norm(norm, x)):  # pyright: ignore[reportArgumentType]
             return None
         reduction = (*_weights(conv), *_weights(norm))
     for module in modules:
         if (
-            module._forward_pre_hooks
-            or module._forward_hooks
-            or module._backward_pre_hooks
-            or module._backward_hooks
+            module._forward_pre_hooks  # pyright: ignore[reportAttributeAccessIssue]
+            or module._forward_hooks  # pyright: ignore[reportAttributeAccessIssue]
+            or module._backward_pre_hooks  # pyright: ignore[reportAttributeAccessIssue]
+            or module._backward_hooks  # pyright: ignore[reportAttributeAccessIssue]
             or "forward" in module.__dict__
         ):
             return None
@@ -183,7 +183,7 @@ def reduce(x: Tensor, H: int, W: int, conv: nn.Module, norm: nn.Module) -> Tenso
     """
     if not is_watched(x) and _is_patch_conv(conv, x) and _is_layer_norm(norm, x):
         parameters = (conv.weight, conv.bias, norm.weight, norm.bias)
-        return spatial_reduction(x, H, W, *parameters, norm.eps)
+        return spatial_reduction(x, H, W, *parameters, norm.eps)  # pyright: ignore[reportArgumentType]
     return norm(tokens(conv(image(x, H, W))))
 
 
@@ -288,7 +288,7 @@ def _is_layer_norm(norm: nn.Module, x: Tensor) -> TypeGuard[nn.LayerNorm]:
         type(weight) in TENSOR_TYPES
         and type(bias) in TENSOR_TYPES
         and weight.shape == x.shape[-1:]
-        and weight.dtype == bias.dtype
+        and weight.dtype == bias.dtype  # pyright: ignore[reportOptionalMemberAccess]
         and weight.dtype in (x.dtype, torch.float32)
         and norm.eps > 0
     )
@@ -312,8 +312,8 @@ def _weights(layer: nn.Module | Weights) -> Weights:
     own = layer._parameters
     if "weight" in own and "bias" in own:
         # where torch.nn.Module.__getattr__ looks in the end, ten times as fast
-        return own["weight"], own["bias"]
-    return layer.weight, layer.bias
+        return own["weight"], own["bias"]  # pyright: ignore[reportReturnType]
+    return layer.weight, layer.bias  # pyright: ignore[reportReturnType]
 
 
 def _project(x: Tensor, layer: Projection) -> Tensor:

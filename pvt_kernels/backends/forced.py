@@ -12,6 +12,9 @@ import sys
 from contextvars import ContextVar
 from types import ModuleType
 
+# of the module's class, below
+name: str | None
+
 _name: ContextVar[str | None] = ContextVar("pvt_kernels.forced", default=None)
 
 

@@ -88,7 +88,7 @@ def untraced() -> AbstractContextManager[None]:
 
 def integers(*sizes: int) -> tuple[int, ...]:
     """Sizes, also those that torch.jit.trace has made tensors, as integers. Within `untraced`."""
-    return tuple(size.item() if isinstance(size, Tensor) else size for size in sizes)
+    return tuple(size.item() if isinstance(size, Tensor) else size for size in sizes)  # pyright: ignore[reportReturnType]
 
 
 @contextmanager

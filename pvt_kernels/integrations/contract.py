@@ -60,10 +60,10 @@ def _twin_and_arguments(module: Any, adapter: Adapter) -> tuple[Any, tuple]:
         twin = _twin(module, {})
         return twin, adapter.example(twin)
     parts = adapter.parts(module)
-    sr_ratio = 1 if parts.conv is None else parts.conv.kernel_size[0]
+    sr_ratio = 1 if parts.conv is None else parts.conv.kernel_size[0]  # pyright: ignore[reportIndexIssue]
     # rows and columns are left over
     H, W = 2 * sr_ratio + 1, 3 * sr_ratio + (sr_ratio > 1)
-    tokens = torch.randn(2, H * W, sizes(parts.out)[0], dtype=torch.float64)
+    tokens = torch.randn(2, H * W, sizes(parts.out)[0], dtype=torch.float64)  # pyright: ignore[reportArgumentType]
     return (twin := _twin(module, _stand_ins(parts))), adapter.example(twin, tokens, H, W)
 
 
@@ -142,7 +142,7 @@ def _twin(module: Any, stand_ins: dict[int, nn.Module]) -> Any:
     }
     attributes["_parameters"] = {n: _like(p) for n, p in module._parameters.items()}
     attributes["_buffers"] = {
-        name: _like(b).abs() if b is not None and b.is_floating_point() else b
+        name: _like(b).abs() if b is not None and b.is_floating_point() else b  # pyright: ignore[reportOptionalMemberAccess]
         for name, b in module._buffers.items()
     }
     if hasattr(attributes.get("config"), "_attn_implementation"):

@@ -69,7 +69,7 @@ def _forward(module: Any, original: Callable, x: Tensor, *given: Any, **named: A
 def _example(module: Any) -> tuple:
     height, width = 5, 4
     channels = _parts(module).fc1.in_features
-    tokens = torch.randn(2, height * width, channels, dtype=torch.float64)
+    tokens = torch.randn(2, height * width, channels, dtype=torch.float64)  # pyright: ignore[reportArgumentType]
     names = forward_parameters(module)[1:]
     if not names:
         return (tokens,)

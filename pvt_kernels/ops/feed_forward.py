@@ -67,7 +67,7 @@ def feed_forward(
     checks.check_rank("feed_forward", "x", x, "(B, N, C)")
     x, *layers = autocast.cast(x, *layers)
     with transforms.untraced():
-        _check(x, *transforms.integers(H, W), *layers, activation, relu_before_conv)
+        _check(x, *transforms.integers(H, W), *layers, activation, relu_before_conv)  # pyright: ignore[reportCallIssue]
         if not 0.0 <= dropout_p < 1.0:
             raise ValueError(f"feed_forward: dropout_p must be in [0, 1), got {dropout_p}")
         C, D = index(x.shape[-1]), index(layers[0].shape[0])

@@ -57,7 +57,7 @@ def spatial_reduction(
     x, weight, bias = autocast.cast(x, weight, bias)
     parameters = (weight, bias, norm_weight, norm_bias, eps)
     with transforms.untraced():
-        check(x, *transforms.integers(H, W), *parameters)
+        check(x, *transforms.integers(H, W), *parameters)  # pyright: ignore[reportCallIssue]
         C, R = index(x.shape[-1]), index(weight.shape[-1])
     name = choose(SpatialReductionInputs, x.device, x.dtype, C, R)
     arguments = (x, H, W, *parameters)

@@ -4,6 +4,9 @@ In eager mode a call goes around PyTorch's dispatcher: what does not change from
 is all but the values in the tensors, is decided at the first call of a form and kept.
 """
 
+# the ten parameters travel as one tuple, whose places pyright does not tell apart
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportIncompatibleMethodOverride=false, reportOptionalMemberAccess=false, reportReturnType=false
+
 from __future__ import annotations
 
 from operator import index

@@ -91,6 +91,6 @@ def _differentiable(
 def _is_transformed(value: object) -> bool:
     """Whether it is a tensor that torch.func has wrapped, or one with a tangent."""
     return isinstance(value, Tensor) and (
-        torch._C._functorch.is_functorch_wrapped_tensor(value)
+        torch._C._functorch.is_functorch_wrapped_tensor(value)  # pyright: ignore[reportAttributeAccessIssue]
         or forward_ad.unpack_dual(value).tangent is not None
     )
