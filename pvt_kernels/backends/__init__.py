@@ -15,6 +15,7 @@ from pvt_kernels.backends.registry import (
     decide,
     explain,
     get,
+    may_compute,
     surroundings,
     use_backend,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "decide",
     "explain",
     "get",
+    "may_compute",
     "surroundings",
     "use_backend",
 ]
