@@ -19,6 +19,7 @@ from pvt_kernels.benchmarking.accuracy import OUTPUT, PARAMETERS
 from pvt_kernels.benchmarking.cases import BACKBONE, CORE, PATCHED, Case
 from pvt_kernels.benchmarking.contenders import (
     NAIVE,
+    PACKAGE,
     SDPA,
     UNPATCHED,
     Contender,
@@ -37,6 +38,7 @@ from pvt_kernels.benchmarking.live_models import (
 from pvt_kernels.benchmarking.needs import BlockShape, backbone_growth, layer_growth
 from pvt_kernels.benchmarking.photo import photo_batch
 from pvt_kernels.benchmarking.shapes import LayerShape, Size, format_size, stage_shape
+from pvt_kernels.models.blocks import Mlp
 
 SEED = 0
 # Naive attention's matrix has up to 3.7e9 entries: a layer is checked on this many queries,
@@ -258,6 +260,14 @@ class LayerWorkload(Workload):
         return self.shape.unreduced if contender.kind == NAIVE else self.shape
 
 
+def _with_pytorchs_feed_forward(model: nn.Module) -> nn.Module:
+    """The model, its feed-forward networks layer by layer: this package's op is no peer's."""
+    for module in model.modules():
+        if isinstance(module, Mlp):
+            module.forward = module.layer_by_layer
+    return model
+
+
 class BackboneWorkload(Workload):
     """A model as a feature pyramid, on the photo."""
 
@@ -269,7 +279,8 @@ class BackboneWorkload(Workload):
         self.inputs = self._inputs(case.size, real_input)
 
     def build(self, contender: Contender) -> nn.Module:
-        return self._with_attention(self.model, lambda *layer: build_layer(contender, *layer))
+        model = self._with_attention(self.model, lambda *layer: build_layer(contender, *layer))
+        return model if contender.kind == PACKAGE else _with_pytorchs_feed_forward(model)
 
     def build_oracle(self, contender: Contender, rows: Tensor | None) -> nn.Module:
         def layer(dim: int, heads: int, sr_ratio: int, state: dict[str, Tensor]) -> nn.Module:
@@ -277,7 +288,7 @@ class BackboneWorkload(Workload):
                 dim, heads, 1 if contender.kind == NAIVE else sr_ratio, state, rows
             )
 
-        return self._with_attention(self.model, layer).double()
+        return _with_pytorchs_feed_forward(self._with_attention(self.model, layer)).double()
 
     def needed_bytes(self, contender: Contender) -> int:
         blocks = [

@@ -32,7 +32,7 @@ def save(
     """Write everything as JSON, a finding a line."""
     lines = ",\n".join(json.dumps(asdict(finding)) for finding in findings)
     head = json.dumps({"environment": environment, "plan": plan, "passed": passed(findings)})
-    path.write_text(f'{head[:-1]},\n"findings": [\n{lines}\n]}}\n')
+    path.write_text(f'{head[:-1]},\n"findings": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
 def passed(findings: Iterable[Finding]) -> bool:

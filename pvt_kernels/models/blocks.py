@@ -83,10 +83,12 @@ class Mlp(nn.Module):
         """Map x (B, N, dim) to the same shape; H and W are ConvMlp's."""
         parts = self._parts()
         if serves(parts, x):
-            x = forward(parts, x, H, W)
-        else:
-            x = self.fc2(self.drop(self.act(self._convolve(self.fc1(x), H, W))))
-        return self.drop(x)
+            return self.drop(forward(parts, x, H, W))
+        return self.layer_by_layer(x, H, W)
+
+    def layer_by_layer(self, x: torch.Tensor, H: int, W: int) -> torch.Tensor:
+        """The same, by PyTorch's layers one after the other."""
+        return self.drop(self.fc2(self.drop(self.act(self._convolve(self.fc1(x), H, W)))))
 
     def _parts(self) -> FeedForwardParts:
         return FeedForwardParts(self.fc1, self.fc2, self.act, self.drop)
