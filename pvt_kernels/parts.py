@@ -95,44 +95,19 @@ def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> 
 
 
 def _parameters(parts: Parts, x: Tensor) -> tuple[Tensor | None, ...] | None:
-    """As `sr_attention` takes them, where no part does anything else.
-
-    What `attend` and `reduce` ask of their parts, spelled out: asked of every layer in every call,
-    it calls next to nothing.
-    """
-    conv, norm, keys_values = parts.conv, parts.norm, parts.keys_values
-    projections = (parts.query, *keys_values, parts.out)
-    modules = [part for part in projections if type(part) is not tuple]
-    for module in modules:
-        kind = type(module)
-        if kind not in LINEAR_TYPES or kind.forward is not FORWARDS[kind]:
-            return None
-    C, dtype, cast = x.shape[-1], x.dtype, autocast.is_enabled(x)
-    rows = (C, 2 * C, C) if len(keys_values) == 1 else (C, C, C, C)
-    found = [*map(_weights, projections)]
-    for (weight, bias), row in zip(found, rows, strict=True):
-        if weight.shape != (row, C) or type(weight) not in TENSOR_TYPES:
-            return None
-        if bias is not None and type(bias) not in TENSOR_TYPES:
-            return None
-        if not ((weight.dtype == dtype and (bias is None or bias.dtype == dtype)) or cast):
-            return None
+    """As `sr_attention` takes them, where no part does anything else."""
+    conv, norm = parts.conv, parts.norm
+    found = _linear_weights((parts.query, *parts.keys_values, parts.out), x)
+    if found is None:
+        return None
     reduction: tuple[Tensor | None, ...] = (None, None, None, None)
     if conv is not None:
         if not (_is_patch_conv(conv, x) and _is_layer_norm(norm, x)):  # pyright: ignore[reportArgumentType]
             return None
         reduction = (*_weights(conv), *_weights(norm))
-    for module in modules:
-        if (
-            module._forward_pre_hooks  # pyright: ignore[reportAttributeAccessIssue]
-            or module._forward_hooks  # pyright: ignore[reportAttributeAccessIssue]
-            or module._backward_pre_hooks  # pyright: ignore[reportAttributeAccessIssue]
-            or module._backward_hooks  # pyright: ignore[reportAttributeAccessIssue]
-            or "forward" in module.__dict__
-        ):
-            return None
-    kv = found[1] if len(keys_values) == 1 else _stacked(*found[1:3])
-    return (*reduction, *found[0], *kv, *found[-1])
+    query, *keys_values, out = found
+    kv = keys_values[0] if len(keys_values) == 1 else _stacked(*keys_values)
+    return (*reduction, *query, *kv, *out)
 
 
 def attend(
@@ -161,9 +136,9 @@ def attend(
     Returns:
         (B, N, C).
     """
-    layers = (query, *keys_values, out)
-    if not is_watched(x) and _are_linear(layers, x):
-        (q_weight, q_bias), *kv, (out_weight, out_bias) = map(_weights, layers)
+    found = None if is_watched(x) else _linear_weights((query, *keys_values, out), x)
+    if found is not None:
+        (q_weight, q_bias), *kv, (out_weight, out_bias) = found
         kv_weight, kv_bias = kv[0] if len(kv) == 1 else _stacked(*kv)
         tensors = (q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias)
         return multi_head_attention(x, y, *tensors, heads, scale, dropout_p)
@@ -248,19 +223,35 @@ def is_watched(x: Tensor) -> bool:
     return bool(transforms.active()) or transforms.is_symbol(x)
 
 
-def _are_linear(
-    layers: Sequence[Projection], x: Tensor
-) -> TypeGuard[Sequence[nn.Linear | Weights]]:
-    """Whether the op can compute them: plain, of x's dtype and device, and C -> C or C -> 2C."""
-    C = x.shape[-1]
+def _linear_weights(layers: Sequence[Projection], x: Tensor) -> list[Weights] | None:
+    """Weights and biases where the op can compute the layers: plain, of x's dtype, C -> C or 2C.
+
+    What `is_plain` and `fits` ask, spelled out: asked of every layer in every call, it calls next
+    to nothing.
+    """
+    for layer in layers:
+        kind = type(layer)
+        if not isinstance(layer, tuple) and (
+            kind not in LINEAR_TYPES
+            or kind.forward is not FORWARDS[kind]
+            or layer._forward_pre_hooks
+            or layer._forward_hooks
+            or layer._backward_pre_hooks
+            or layer._backward_hooks
+            or "forward" in layer.__dict__
+        ):
+            return None
+    C, dtype, cast = x.shape[-1], x.dtype, autocast.is_enabled(x)
     rows = (C, 2 * C, C) if len(layers) == 3 else (C, C, C, C)
-    for layer, row in zip(layers, rows, strict=True):
-        if not (isinstance(layer, tuple) or is_plain(layer, LINEAR_TYPES)):
-            return False
-        weight, bias = _weights(layer)
-        if not fits(x, weight, bias) or weight.shape != (row, C):
-            return False
-    return True
+    found = [*map(_weights, layers)]
+    for (weight, bias), row in zip(found, rows, strict=True):
+        if weight.shape != (row, C) or type(weight) not in TENSOR_TYPES:
+            return None
+        if bias is not None and type(bias) not in TENSOR_TYPES:
+            return None
+        if not ((weight.dtype == dtype and (bias is None or bias.dtype == dtype)) or cast):
+            return None
+    return found
 
 
 def _is_patch_conv(conv: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
