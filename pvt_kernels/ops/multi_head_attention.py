@@ -73,7 +73,7 @@ def multi_head_attention(
         check(x, y, *layers, heads, scale)
         if not 0.0 <= dropout_p < 1.0:
             raise ValueError(f"multi_head_attention: dropout_p must be in [0, 1), got {dropout_p}")
-        head_dim = index(x.shape[-1]) // heads
+        head_dim = index(x.shape[-1]) // index(heads)
     name = choose(MultiHeadAttentionInputs, x.device, x.dtype, head_dim, not dropout_p <= 0)
     if get(name).has("multi_head_attention"):
         tensors = (x, y, *layers)

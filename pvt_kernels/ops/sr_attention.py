@@ -204,7 +204,7 @@ def _call(
 def _choose(x: Tensor, parameters: Parameters, heads: int) -> str | None:
     """The backend that runs the reduction and the attention, if one has both in one."""
     C = index(x.shape[-1])
-    name = choose(MultiHeadAttentionInputs, x.device, x.dtype, C // heads, False)
+    name = choose(MultiHeadAttentionInputs, x.device, x.dtype, C // index(heads), False)
     if not get(name).whole_layer:
         return None
     conv_weight = parameters[0]
