@@ -15,6 +15,14 @@ namespace {
 constexpr std::int64_t kKeys = 64;
 
 constexpr float kLog2e = 1.44269504088896340736f;
+// What a score is multiplied by beside the scale, and an exponent to be one of base 2. Exponents are
+// of base 2 where a product and a difference are one instruction. Elsewhere they are natural, as in
+// PyTorch's formula: log2(e) would round each score, which a scale such as 1/2 does not.
+#if defined(__FMA__) || defined(__aarch64__)
+constexpr float kFactor = kLog2e, kToBase2 = 1;
+#else
+constexpr float kFactor = 1, kToBase2 = kLog2e;
+#endif
 
 // The storage of one head's row of a (B, N, heads, d) tensor.
 template <class T>
@@ -123,8 +131,8 @@ void for_each_few_keys(std::int64_t begin, std::int64_t end, F f) {
 
 // Turns scores[keys][kColumns] into units of probabilities relative to each column's running
 // maximum, adds them to its total, and sets `rescale` to what earlier results have to be
-// multiplied by: the online softmax of Milakov and Gimelshein (2018), in base 2. `extreme` finds
-// the score that the factor makes the highest. `beside` is what tiles compute meanwhile.
+// multiplied by: the online softmax of Milakov and Gimelshein (2018). `extreme` finds the score that
+// the factor makes the highest. `beside` is what tiles compute meanwhile.
 template <class A, Vec (*extreme)(Vec, Vec), class Beside>
 void softmax(ForwardTile<A>& w, std::int64_t keys, std::int64_t columns, float factor,
              const Beside& beside) {
@@ -141,14 +149,15 @@ void softmax(ForwardTile<A>& w, std::int64_t keys, std::int64_t columns, float f
     const Vec earlier = load(w.maximum + c);
     const Vec found_first = extreme(found[0], found[1]), found_last = extreme(found[2], found[3]);
     const Vec highest = max(earlier, extreme(found_first, found_last) * factor);
-    const Vec rescale = A::exp2(earlier - highest);
+    const Vec rescale = A::exp2((earlier - highest) * kToBase2);
     // this block's alone, and of every other key: rounding errors grow with the length of a chain
     Vec totals[2] = {};
     const auto exponentiate = [&](auto first, auto count) {
       // of an odd last key the partner is 0
       Vec probability[count + 1] = {};
       for (int i = 0; i < count; ++i)
-        probability[i] = A::exp2(load(scores + (first + i) * kColumns) * factor - highest);
+        probability[i] =
+            A::exp2((load(scores + (first + i) * kColumns) * factor - highest) * kToBase2);
       for (int i = 0; i < count; ++i) {
         totals[i % 2] += probability[i];
         if (i % A::kValues == 0)
@@ -187,9 +196,9 @@ void attend(const AttentionSizes& s, const Packed<A>& k, const Packed<A>& v, con
   };
   const auto softmax_beside = [&](std::int64_t keys, const auto& beside) {
     if (s.scale < 0)
-      softmax<A, min>(w, keys, count, s.scale * kLog2e, beside);
+      softmax<A, min>(w, keys, count, s.scale * kFactor, beside);
     else
-      softmax<A, max>(w, keys, count, s.scale * kLog2e, beside);
+      softmax<A, max>(w, keys, count, s.scale * kFactor, beside);
   };
   const RescaleAndAdd finish{out, kColumns, w.rescale};
   if (kInTiles<A>) score(keys_at(0), std::min(kKeys, s.keys), bias_at(0), q, count, w.scores);
@@ -223,8 +232,8 @@ void attend(const AttentionSizes& s, const Packed<A>& k, const Packed<A>& v, con
   }
   // rounded once: what is lost here, all probabilities of the row get wrong in the backward
   for (std::int64_t i = 0; i < count; ++i) {
-    const double base2 = w.maximum[i] + std::log2(static_cast<double>(w.total[i]));
-    lse[i] = static_cast<float>(base2 / static_cast<double>(kLog2e));
+    const double total = std::log2(static_cast<double>(w.total[i])) / kToBase2;
+    lse[i] = static_cast<float>((w.maximum[i] + total) / kFactor);
   }
 }
 
@@ -274,13 +283,13 @@ void differentiate_softmax(BackwardTile<A>& w, std::int64_t keys, std::int64_t c
   for (std::int64_t c = 0; c < columns; c += kLanes) {
     beside.begin(0, c);
     // in two parts, for the same reason that the forward rounds it once
-    const Vec lse = load(w.lse + c) * kLog2e, delta = load(w.delta + c);
+    const Vec lse = load(w.lse + c) * kFactor, delta = load(w.delta + c);
     Vec rest;
-    for (int i = 0; i < kLanes; ++i) rest[i] = std::fma(w.lse[c + i], kLog2e, -lse[i]);
+    for (int i = 0; i < kLanes; ++i) rest[i] = std::fma(w.lse[c + i], kFactor, -lse[i]);
     Vec totals[2] = {};
     const auto row = [&](std::int64_t key) {
       float *p = w.p + key * kColumns + c, *ds = w.ds + key * kColumns + c;
-      const Vec probability = A::exp2(load(p) * factor - lse - rest);
+      const Vec probability = A::exp2((load(p) * factor - lse - rest) * kToBase2);
       const Vec gradient = probability * (load(ds) - delta);
       totals[key % 2] += probability;
       store(p, probability);
@@ -347,9 +356,9 @@ void differentiate(const AttentionSizes& s, const Packed<A>& k, const Packed<A>&
       const TwoProducts<Scores, Gradients, 0> beside{
           scoring(keys_at(next), next_keys, bias_at(next), w.q, w.next_p),
           {values_at(next), next_keys, w.d_o, kColumns, {w.next_ds, kColumns}}};
-      differentiate_softmax<A>(w, keys, columns, s.scale * kLog2e, dkey_bias, beside);
+      differentiate_softmax<A>(w, keys, columns, s.scale * kFactor, dkey_bias, beside);
     } else {
-      differentiate_softmax<A>(w, keys, columns, s.scale * kLog2e, dkey_bias, Nothing());
+      differentiate_softmax<A>(w, keys, columns, s.scale * kFactor, dkey_bias, Nothing());
     }
     multiply(
         ByColumns<A>{k_by_channel.at(batch_head, key / A::kValues), channels, units_of<A>(keys)}, d,
