@@ -15,9 +15,9 @@ namespace {
 constexpr std::int64_t kKeys = 64;
 
 constexpr float kLog2e = 1.44269504088896340736f;
-// What a score is multiplied by beside the scale, and an exponent to be one of base 2. Exponents are
-// of base 2 where a product and a difference are one instruction. Elsewhere they are natural, as in
-// PyTorch's formula: log2(e) would round each score, which a scale such as 1/2 does not.
+// What a score is multiplied by beside the scale, and an exponent to be one of base 2. Exponents
+// are of base 2 where a product and a difference are one instruction. Elsewhere they are natural,
+// as in PyTorch's formula: log2(e) would round each score, which a scale such as 1/2 does not.
 #if defined(__FMA__) || defined(__aarch64__)
 constexpr float kFactor = kLog2e, kToBase2 = 1;
 #else
@@ -131,8 +131,8 @@ void for_each_few_keys(std::int64_t begin, std::int64_t end, F f) {
 
 // Turns scores[keys][kColumns] into units of probabilities relative to each column's running
 // maximum, adds them to its total, and sets `rescale` to what earlier results have to be
-// multiplied by: the online softmax of Milakov and Gimelshein (2018). `extreme` finds the score that
-// the factor makes the highest. `beside` is what tiles compute meanwhile.
+// multiplied by: the online softmax of Milakov and Gimelshein (2018). `extreme` finds the score
+// that the factor makes the highest. `beside` is what tiles compute meanwhile.
 template <class A, Vec (*extreme)(Vec, Vec), class Beside>
 void softmax(ForwardTile<A>& w, std::int64_t keys, std::int64_t columns, float factor,
              const Beside& beside) {
