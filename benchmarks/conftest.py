@@ -16,7 +16,7 @@ import torch
 
 from pvt_kernels.arguments import default_device
 from pvt_kernels.benchmarking import environment
-from pvt_kernels.benchmarking.cases import DTYPES, MEMORY, Case, Suite, patched_suite, suite
+from pvt_kernels.benchmarking.cases import MEMORY, Case, Suite, patched_suite, suite
 from pvt_kernels.benchmarking.contenders import PACKAGE, Contender
 from pvt_kernels.benchmarking.progress import Forecast, expected_seconds
 from pvt_kernels.benchmarking.report import outcome, print_tables
@@ -29,7 +29,7 @@ from pvt_kernels.benchmarking.results import (
 )
 from pvt_kernels.benchmarking.runner import field_of, run_case
 from pvt_kernels.benchmarking.table import wide_console
-from pvt_kernels.benchmarking.timing import matmul_gflops
+from pvt_kernels.benchmarking.timing import rates
 
 
 class Clock:
@@ -88,11 +88,12 @@ def measured(request: pytest.FixtureRequest) -> Callable[[Case], list[Measuremen
     given = [item.callspec.params["case"] for item in request.session.items]
     # a kind of which there is none here leaves an empty set of parameters
     cases = list(dict.fromkeys(case for case in given if isinstance(case, Case)))
-    rates = {d: matmul_gflops(DTYPES[d], device) for d in dict.fromkeys(c.dtype for c in cases)}
-    forecast = Forecast([expected_seconds(case, chosen, rates[case.dtype]) for case in cases])
+    measured_rates = rates(dict.fromkeys(case.dtype for case in cases), device)
+    matmul = measured_rates["matmul_gflops"]
+    forecast = Forecast([expected_seconds(case, chosen, matmul[case.dtype]) for case in cases])
     command = f"pytest {' '.join(config.invocation_params.args)}"
     facts = environment.collect(device, command, len(cases))
-    results = Results({**facts, "matmul_gflops": rates}, [])
+    results = Results({**facts, **measured_rates}, [])
     config.stash[_RESULTS] = results
     known: dict[Case, list[Measurement]] = {}
 

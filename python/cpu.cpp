@@ -156,6 +156,12 @@ void bind_cpu(py::module_ m) {
   m.def("capabilities", &capabilities, "The code paths this CPU can run, the slowest first.");
   m.def("capability", &capability,
         "The code path that runs. Raises ValueError if PVT_KERNELS_CPU_CAPABILITY names none.");
+  m.def(
+      "peak_rate",
+      [](const std::string& dtype, int threads) {
+        return code_path(dtype_named(dtype)).peak_rate(threads);
+      },
+      "dtype"_a, "threads"_a, py::call_guard<py::gil_scoped_release>(), "See csrc/cpu/peak.h.");
 
   m.def(
       "attention_forward",

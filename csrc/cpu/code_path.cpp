@@ -16,6 +16,7 @@ SpatialReductionBackward spatial_reduction_backward;
 FeedForwardWorkspace feed_forward_forward_workspace, feed_forward_backward_workspace;
 FeedForwardForward feed_forward_forward;
 FeedForwardBackward feed_forward_backward;
+PeakRate peak_rate;
 
 const CodePath kernels = {
     attention_forward_workspace,
@@ -34,6 +35,7 @@ const CodePath kernels = {
     feed_forward_backward_workspace,
     feed_forward_forward,
     feed_forward_backward,
+    peak_rate,
 };
 
 }  // namespace pvt_kernels::cpu::PVT_KERNELS_CODE_PATH

@@ -4,6 +4,7 @@
 #include "cpu/attention.h"
 #include "cpu/feed_forward.h"
 #include "cpu/multi_head_attention.h"
+#include "cpu/peak.h"
 #include "cpu/spatial_reduction.h"
 
 namespace pvt_kernels::cpu {
@@ -26,6 +27,8 @@ struct CodePath {
   FeedForwardWorkspace *feed_forward_forward_workspace, *feed_forward_backward_workspace;
   FeedForwardForward* feed_forward_forward;
   FeedForwardBackward* feed_forward_backward;
+
+  PeakRate* peak_rate;
 };
 
 // Of each namespace that PVT_KERNELS_CODE_PATH names.

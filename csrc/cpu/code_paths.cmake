@@ -19,7 +19,8 @@ function(add_code_path path)
     "${cpu_folder}/spatial_reduction_forward.cpp"
     "${cpu_folder}/spatial_reduction_backward.cpp"
     "${cpu_folder}/feed_forward_forward.cpp"
-    "${cpu_folder}/feed_forward_backward.cpp")
+    "${cpu_folder}/feed_forward_backward.cpp"
+    "${cpu_folder}/peak.cpp")
   target_include_directories(cpu_${path} PRIVATE "${cpu_folder}/..")
   target_compile_definitions(cpu_${path} PRIVATE PVT_KERNELS_CODE_PATH=${path})
   # fused multiply-adds, which -std=c++17 alone would not form

@@ -26,6 +26,10 @@ def capabilities() -> list[str]:
 def capability() -> str:
     """The code path that runs. ValueError if PVT_KERNELS_CPU_CAPABILITY names none."""
 
+def peak_rate(dtype: str, threads: int) -> float:
+    """Operations a second of a loop of nothing but the multiply-adds that the code path's products
+    of tensors of the dtype are made of, measured in a tenth of a second."""
+
 def attention_forward(
     sizes: AttentionSizes,
     q: Heads,

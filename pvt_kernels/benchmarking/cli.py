@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pvt_kernels import arguments, models
 from pvt_kernels.benchmarking import environment, info, study
-from pvt_kernels.benchmarking.cases import DTYPES, QUICK_SIZE, Case, Suite, patched_suite, suite
+from pvt_kernels.benchmarking.cases import DTYPES, QUICK_SIZE, Suite, patched_suite, suite
 from pvt_kernels.benchmarking.live_models import LIVE_MODELS
 from pvt_kernels.benchmarking.model import GPU_MODELS, print_model
 from pvt_kernels.benchmarking.plots import write_plots
@@ -21,7 +21,7 @@ from pvt_kernels.benchmarking.report import markdown, print_tables
 from pvt_kernels.benchmarking.results import Results
 from pvt_kernels.benchmarking.runner import run_case
 from pvt_kernels.benchmarking.shapes import STAGES, parse_size
-from pvt_kernels.benchmarking.timing import matmul_gflops
+from pvt_kernels.benchmarking.timing import rates
 
 RUNS_FOLDER = Path("benchmarks/runs")
 # linear SRA pools to 7 x 7: the peers compute another layer
@@ -87,9 +87,9 @@ def _run_and_write(
     results = Results(facts, [])
     try:
         console.print(f"Measuring {len(cases)} cases on {facts['device']}.", markup=False)
-        facts["matmul_gflops"] = _matmul_rates(cases, device)
-        rates = facts["matmul_gflops"]
-        forecast = Forecast([expected_seconds(c, chosen, rates[c.dtype]) for c in cases])
+        facts |= rates(dict.fromkeys(case.dtype for case in cases), device)
+        matmul = facts["matmul_gflops"]
+        forecast = Forecast([expected_seconds(c, chosen, matmul[c.dtype]) for c in cases])
         run_cases(cases, run, forecast, results, console, lambda: results.save(samples))
     except KeyboardInterrupt:
         if not results.measurements:
@@ -102,11 +102,6 @@ def _run_and_write(
     table.write_text(markdown(results), encoding="utf-8")
     written = [samples, table, *write_plots(results, folder)]
     console.print("Written:", *map(str, written), sep="\n  ", markup=False)
-
-
-def _matmul_rates(cases: Sequence[Case], device: torch.device) -> dict[str, float]:
-    dtypes = dict.fromkeys(case.dtype for case in cases)
-    return {dtype: matmul_gflops(DTYPES[dtype], device) for dtype in dtypes}
 
 
 def _roofline(options: argparse.Namespace, console: Console) -> None:

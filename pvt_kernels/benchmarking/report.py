@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from rich.console import Console
 
@@ -33,7 +34,8 @@ from pvt_kernels.benchmarking.timing import MATMUL_SIZE
 # the ratio is what one looks for, and follows from the times
 CONTENDER = Column("contender", number=False)
 MEDIAN, RATIO, PEAK = Column("ms"), Column("x best"), Column("MB", drop=1)
-GFLOPS, QUARTILES = Column("GFLOP/s", drop=2), Column("quartiles, ms", drop=3)
+GFLOPS, SHARE = Column("GFLOP/s", drop=2), Column("of peak", drop=2)
+QUARTILES = Column("quartiles, ms", drop=3)
 ROUNDS = Column("rounds", drop=4)
 ERROR = Column("error", number=False, drop=5)
 RATE, REMARK = Column("images/s", drop=6), Column("remark", number=False, drop=7)
@@ -44,6 +46,7 @@ TIMED_COLUMNS = (
     RATIO,
     PEAK,
     GFLOPS,
+    SHARE,
     QUARTILES,
     ROUNDS,
     RATE,
@@ -108,13 +111,15 @@ def tables(results: Results) -> list[Table]:
     Before them, of other libraries' models all in one.
     """
     made = []
+    peaks = results.environment.get("peak_gflops", {})
+    timed_row = partial(_timed_row, peaks=peaks)
     for case, group in _grouped(results.of(PATCHED), lambda c: (c.dtype, c.batch)):
         made.append(_patched_table(f"Models before and after patch(){_conditions(case)}", group))
     for kind, heading in HEADINGS.items():
         key = lambda c: (c.size, c.mode, c.dtype, c.batch)  # noqa: E731
         for case, group in _grouped(results.of(kind), key):
             title = f"{heading}, {format_size(case.size)}, {case.mode}{_conditions(case)}"
-            made.append(_table(title, TIMED_COLUMNS, group, _timed_row, NOTES[kind]))
+            made.append(_table(title, TIMED_COLUMNS, group, timed_row, NOTES[kind]))
     key = lambda c: (c.mode, c.dtype, c.batch)  # noqa: E731
     for case, group in _grouped(results.of(MEMORY), key):
         title = f"Peak memory of stage 1's layer, {case.mode}{_conditions(case)}"
@@ -144,12 +149,17 @@ def about(results: Results) -> str:
     """What the figures were measured on."""
     environment = results.environment
     versions = ", ".join(f"{name} {v or 'none'}" for name, v in environment["versions"].items())
-    rates = ", ".join(f"{r:.0f} in {dtype}" for dtype, r in environment["matmul_gflops"].items())
+    matmul = f"A matrix product of {MATMUL_SIZE}^3: {_rates(environment['matmul_gflops'])} GFLOP/s."
+    peak = environment.get("peak_gflops")
     return (
         f"{environment['device']}, {environment['memory_bytes'] / 1e9:.0f} GB; {versions}; "
-        f"{environment['date'][:10]}. A matrix product of {MATMUL_SIZE}^3 in the same run: {rates} "
-        "GFLOP/s."
+        f"{environment['date'][:10]}. {matmul}"
+        + (f" Peak, of multiply-adds alone: {_rates(peak)} GFLOP/s." if peak else "")
     )
+
+
+def _rates(by_dtype: dict[str, float]) -> str:
+    return ", ".join(f"{rate:.0f} in {dtype}" for dtype, rate in by_dtype.items())
 
 
 def outcome(measurement: Measurement) -> str:
@@ -178,13 +188,19 @@ def _table(
 
 
 def _timed_row(
-    m: Measurement, group: list[Measurement], subject: str, notes: Notes
+    m: Measurement,
+    group: list[Measurement],
+    subject: str,
+    notes: Notes,
+    *,
+    peaks: dict[str, float],
 ) -> tuple[str, ...]:
     if m.status != OK:
         empty = [""] * (len(TIMED_COLUMNS) - 3)
         return (subject, m.contender, f"{m.status} {notes.mark(m.reason)}", *empty)
     ratio = ratio_to_best_peer(m, group)
     name, error, _ = m.worst_error
+    peak = peaks.get(m.case.dtype)
     return (
         subject,
         m.contender,
@@ -192,6 +208,7 @@ def _timed_row(
         f"{ratio:.2f}" if ratio else "",
         _peak(m),
         f"{m.gflops:.0f}" if m.gflops else "",
+        f"{m.gflops / peak:.0%}" if m.gflops and peak else "",
         _quartiles(m),
         str(len(m.samples)),
         f"{m.throughput:.3g}",

@@ -94,7 +94,7 @@ class Results:
 
     Attributes:
         environment: of `environment.collect`; beside it the `command`, how many `cases` it has,
-            and `matmul_gflops`, the rate of matrix products by dtype.
+            and what of `timing.rates`.
     """
 
     environment: dict

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
+
+from pvt_kernels._C import cpu
+from pvt_kernels.benchmarking.cases import DTYPES
 
 # What a contender that may be left out may take for all its rounds, in seconds.
 LONGEST_S = 20.0
@@ -116,6 +119,23 @@ def _settled(samples: Sequence[float]) -> bool:
     if len(samples) < ROUNDS_OF_SPREAD:
         return False
     return high - low <= SMALL_SPREAD * median
+
+
+def rates(dtypes: Iterable[str], device: torch.device) -> dict[str, dict[str, float]]:
+    """What the machine reaches, in 1e9 operations a second, by `cases.DTYPES`' names.
+
+    Returns:
+        `matmul_gflops`, of PyTorch's matrix product, and for a CPU `peak_gflops`, of the
+        multiply-adds that this package's kernels are made of, on as many threads.
+    """
+    found = {"matmul_gflops": {name: matmul_gflops(DTYPES[name], device) for name in dtypes}}
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        found["peak_gflops"] = {
+            name: cpu.peak_rate(str(DTYPES[name]).removeprefix("torch."), threads) / 1e9
+            for name in dtypes
+        }
+    return found
 
 
 def matmul_gflops(dtype: torch.dtype, device: torch.device) -> float:

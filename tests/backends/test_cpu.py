@@ -115,6 +115,19 @@ def test_the_fastest_code_path_is_chosen(monkeypatch):
     assert cpu.capability() == cpu.capabilities()[-1]
 
 
+def test_the_peak_is_of_the_instructions_that_products_are_made_of(monkeypatch):
+    monkeypatch.setenv("PVT_KERNELS_CPU_CAPABILITY", "portable")
+    # of 4 lanes, at 1 GHz
+    portable = cpu.peak_rate("float32", 1)
+    assert portable > 4e9
+    for faster in cpu.capabilities()[1:]:
+        monkeypatch.setenv("PVT_KERNELS_CPU_CAPABILITY", faster)
+        # fused, and twice as wide at least: 4 times as many, on a machine that others use too
+        assert cpu.peak_rate("float32", 1) > 1.3 * portable, faster
+    with pytest.raises(ValueError, match="float64"):
+        cpu.peak_rate("float64", 1)
+
+
 def test_an_unknown_code_path_says_what_is_accepted(monkeypatch):
     monkeypatch.setenv("PVT_KERNELS_CPU_CAPABILITY", "mmx")
     accepted = "PVT_KERNELS_CPU_CAPABILITY must be one of portable.* on this CPU, got mmx"

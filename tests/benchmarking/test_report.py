@@ -35,6 +35,7 @@ ENVIRONMENT = {
     "device": "A CPU, 2 threads",
     "memory_bytes": 24_000_000_000,
     "matmul_gflops": {"fp32": 187.4},
+    "peak_gflops": {"fp32": 500.0},
 }
 WIDTHS = pytest.mark.parametrize("width", [80, 120, 160])
 
@@ -135,8 +136,11 @@ def test_markdown_has_every_figure_the_command_and_why_there_is_none(results):
     assert "| SDPA SRA | 200 ! (2) | 1.00 |" in text
     assert "(2) SDPA SRA: relative error of gradient 'x' is 2.0e-06, allowed 1.0e-06" in text
     assert "| compiled SRA | 400 WRONG (3) | 0.50 |" in text
-    wanted = "| pvt_kernels[triton] | 100 | 2.00 | 100 | 10 | 95.0 - 105 | 3 | 10 | 2.0e-07 (x) |"
+    wanted = (
+        "| pvt_kernels[triton] | 100 | 2.00 | 100 | 10 | 2% | 95.0 - 105 | 3 | 10 | 2.0e-07 (x) |"
+    )
     assert wanted in text
+    assert "187 in fp32 GFLOP/s. Peak, of multiply-adds alone: 500 in fp32 GFLOP/s." in text
     assert "a remark" in text and "A CPU, 2 threads, 24 GB; python 3.11" in text
     assert "Command: `python -m pvt_kernels bench --some option`" in text
     assert "Interrupted" not in text
