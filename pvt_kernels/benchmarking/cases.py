@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pvt_kernels.benchmarking.shapes import STAGES, Size, format_size
+from pvt_kernels.benchmarking.shapes import STAGES, Size, format_size, stage_shape
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORWARD, TRAINING = "forward", "forward + backward"
@@ -27,6 +27,8 @@ PATCHED_SUBJECTS: tuple[tuple[str, Size], ...] = (
     ("timm_pvt_v2_b2", (800, 1216)),
     ("transformers_pvt", (800, 1216)),
 )
+# of backbones, about as PVT-Small's
+FLOPS_PER_PIXEL = 2e5
 # the others take a minute each
 QUICK_PATCHED_SUBJECTS = PATCHED_SUBJECTS[:1]
 
@@ -71,6 +73,13 @@ class Case:
     def __str__(self) -> str:
         kind = {CORE: "core of ", MEMORY: "memory of "}.get(self.kind, "")
         return f"{kind}{self.subject}, {format_size(self.size)}, {self.mode}, {self.dtype}"
+
+
+def rough_flops(case: Case) -> float:
+    """A call's operations, of a layer by its formula and of a model by its image."""
+    if case.kind in (CORE, LAYER, MEMORY):
+        return stage_shape(case.stage, case.size, case.batch).flops(case.backward)
+    return FLOPS_PER_PIXEL * case.batch * case.size[0] * case.size[1] * (1 + 2 * case.backward)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn
 from rich.table import Column
 
-from pvt_kernels.benchmarking.cases import CORE, LAYER, MEMORY, SCALE, Case, Suite
+from pvt_kernels.benchmarking.cases import CORE, LAYER, MEMORY, SCALE, Case, Suite, rough_flops
 from pvt_kernels.benchmarking.results import Measurement, Results
 from pvt_kernels.benchmarking.runner import Progress as Told
-from pvt_kernels.benchmarking.shapes import stage_shape
 
-# A first guess, which each case that ends corrects. Of backbones about as PVT-Small's:
-FLOPS_PER_PIXEL = 2e5
+# A first guess, which each case that ends corrects.
 # calls of a round, and before the rounds, as multiples of one at the rate of matrix products
 CALLS_A_ROUND, CALLS_BEFORE = 6, 15
 # to compile a layer and its backward; to measure in a fresh process
@@ -35,13 +33,11 @@ def expected_seconds(case: Case, suite: Suite, gflops: float) -> float:
     if case.kind == MEMORY:
         return PROCESSES_S
     if case.kind in (CORE, LAYER):
-        flops = stage_shape(case.stage, case.size, case.batch).flops(case.backward)
         compiling = 0.0 if suite.quick and case.backward else COMPILE_S * (1 + case.backward)
     else:
-        flops = FLOPS_PER_PIXEL * case.batch * case.size[0] * case.size[1] * (1 + 2 * case.backward)
         compiling = 0.0 if suite.quick or case.kind == SCALE else 2 * COMPILE_S
     rounds = suite.rounds if case.kind in (CORE, LAYER) else suite.backbone_rounds
-    call = flops / gflops / 1e9
+    call = rough_flops(case) / gflops / 1e9
     timing = max(suite.seconds, rounds * CALLS_A_ROUND * call)
     return CALLS_BEFORE * call + timing + compiling + PROCESSES_S * (case.kind != CORE)
 

@@ -29,7 +29,6 @@ from pvt_kernels.benchmarking.results import (
 )
 from pvt_kernels.benchmarking.shapes import format_size
 from pvt_kernels.benchmarking.table import Column, Notes, Table, markdown_table, print_table
-from pvt_kernels.benchmarking.timing import MATMUL_SIZE
 
 # the ratio is what one looks for, and follows from the times
 CONTENDER = Column("contender", number=False)
@@ -149,7 +148,7 @@ def about(results: Results) -> str:
     """What the figures were measured on."""
     environment = results.environment
     versions = ", ".join(f"{name} {v or 'none'}" for name, v in environment["versions"].items())
-    matmul = f"A matrix product of {MATMUL_SIZE}^3: {_rates(environment['matmul_gflops'])} GFLOP/s."
+    matmul = f"PyTorch's matrix product: {_rates(environment['matmul_gflops'])} GFLOP/s."
     peak = environment.get("peak_gflops")
     return (
         f"{environment['device']}, {environment['memory_bytes'] / 1e9:.0f} GB; {versions}; "
@@ -159,7 +158,7 @@ def about(results: Results) -> str:
 
 
 def _rates(by_dtype: dict[str, float]) -> str:
-    return ", ".join(f"{rate:.0f} in {dtype}" for dtype, rate in by_dtype.items())
+    return ", ".join(f"{rate:.3g} in {dtype}" for dtype, rate in by_dtype.items())
 
 
 def outcome(measurement: Measurement) -> str:

@@ -16,7 +16,16 @@ from pvt_kernels.benchmarking.accuracy import (
     relative_error,
     rounded,
 )
-from pvt_kernels.benchmarking.cases import BACKBONE, CORE, LAYER, MEMORY, PATCHED, Case, Suite
+from pvt_kernels.benchmarking.cases import (
+    BACKBONE,
+    CORE,
+    LAYER,
+    MEMORY,
+    PATCHED,
+    Case,
+    Suite,
+    rough_flops,
+)
 from pvt_kernels.benchmarking.contenders import (
     COMPILED,
     EAGER,
@@ -27,7 +36,14 @@ from pvt_kernels.benchmarking.contenders import (
 )
 from pvt_kernels.benchmarking.live_models import LIVE_MODELS
 from pvt_kernels.benchmarking.results import FAILED, NOT_RUN, Measurement
-from pvt_kernels.benchmarking.timing import cache_bytes, interleave, seconds
+from pvt_kernels.benchmarking.timing import (
+    LONGEST_S,
+    ROUNDS_FAR_BEHIND,
+    cache_bytes,
+    interleave,
+    matmul_gflops,
+    seconds,
+)
 from pvt_kernels.benchmarking.workloads import SEED, Inputs, Ring, Workload, step, workload
 
 # Quick mode leaves out naive attention beyond this: it would take half a minute in all.
@@ -62,6 +78,21 @@ def left_out(case: Case, contender: Contender, flops: int | None) -> bool:
     return contender.kind == NAIVE and (flops is None or flops > QUICK_NAIVE_FLOPS)
 
 
+def too_slow(case: Case, flops: int | None) -> str | None:
+    """Why a peer is not to run where PyTorch's products take far too long; None if they don't.
+
+    As those of bf16 do on a CPU without instructions for it.
+    """
+    gflops = matmul_gflops(case.torch_dtype, torch.device(case.device))
+    needed = (flops or rough_flops(case)) / gflops / 1e9
+    if ROUNDS_FAR_BEHIND * needed <= LONGEST_S:
+        return None
+    return (
+        f"a call would take about {needed:.0f} s by PyTorch's matrix product, {gflops:.1g} "
+        f"GFLOP/s in {case.dtype}"
+    )
+
+
 def run_case(
     case: Case,
     suite: Suite,
@@ -87,8 +118,9 @@ def run_case(
         for contender in field:
             measurement = measurements[contender.name]
             lacking = memory.shortage(work.needed_bytes(contender), device)
-            if lacking:
-                measurement.end(NOT_RUN, lacking)
+            slow = "" if contender.kind == PACKAGE else too_slow(case, measurement.flops)
+            if lacking or slow:
+                measurement.end(NOT_RUN, lacking or slow)
             elif suite.quick and left_out(case, contender, measurement.flops):
                 measurement.end(NOT_RUN, "not in quick mode")
             else:

@@ -207,6 +207,19 @@ def test_the_attention_alone_is_checked_and_timed(mode):
         assert set(m.errors) == {"output", *gradients}
 
 
+def test_a_peer_is_left_out_where_pytorchs_products_would_take_far_too_long(monkeypatch):
+    case = layer_case(mode=FORWARD)
+    monkeypatch.setattr(runner, "matmul_gflops", lambda dtype, device: 0.2)
+    assert runner.too_slow(case, int(1.3e9)) is None
+    reason = "a call would take about 10 s by PyTorch's matrix product, 0.2 GFLOP/s in fp32"
+    assert runner.too_slow(case, int(2e9)) == reason
+    monkeypatch.setattr(runner, "too_slow", lambda case, flops: reason)
+    found = run(case)
+    assert {m.reason for name, m in found.items() if m.status == NOT_RUN} >= {reason}
+    assert found[PACKAGE_SDPA.name].samples
+    assert found["SDPA SRA"].reason == reason and not found["SDPA SRA"].samples
+
+
 def test_suites():
     quick = suite(True, "cpu").cases
     assert {c.dtype for c in quick} == {"fp32"}
