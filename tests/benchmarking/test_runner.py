@@ -1,6 +1,9 @@
 """What becomes of contenders that are right, wrong, failing and too large."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -240,3 +243,26 @@ def test_left_out_compiles_only_forward_layers():
     assert compiled.kind == COMPILED
     assert not runner.left_out(layer_case(mode=FORWARD), compiled, 0)
     assert runner.left_out(layer_case(mode=TRAINING), compiled, 0)
+
+
+def test_what_was_compiled_for_other_instructions_is_not_taken():
+    # PyTorch's cache doesn't tell them apart, and its kernels then write beyond their tensors
+    def cache(**variables):
+        code = (
+            "import os, pvt_kernels.benchmarking; print(os.environ.get('TORCHINDUCTOR_CACHE_DIR'))"
+        )
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("ATEN_CPU_CAPABILITY", "TORCHINDUCTOR_CACHE_DIR")
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=inherited | variables, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    assert cache() == "None"
+    held = {cache(ATEN_CPU_CAPABILITY=name) for name in ("avx2", "avx512")}
+    assert len(held) == 2 and "None" not in held
+    assert cache(ATEN_CPU_CAPABILITY="avx2", TORCHINDUCTOR_CACHE_DIR="/own") == "/own"
