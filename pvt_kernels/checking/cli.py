@@ -19,9 +19,13 @@ from pvt_kernels.checking.report import line, passed, print_report, save, summar
 from pvt_kernels.checking.run import run
 from pvt_kernels.checking.warm_up import warm_up
 
+# of the tables, and so of a bug report
+WIDTH = 100
+
 
 def _check(options: argparse.Namespace, console: Console) -> int:
     begin = time.monotonic()
+    console = Console(width=min(console.width, WIDTH))
     plan = plan_for(options.device, options.quick)
     facts = environment.facts(torch.device(options.device))
     findings: list[Finding] = []

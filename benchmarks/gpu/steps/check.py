@@ -18,10 +18,11 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", default=list(CHECKED), choices=CHECKED)
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
     parser.add_argument("--variant", default="", help="of the build that is checked")
+    parser.add_argument("--quick", action="store_true", help="of images of 224x224")
     parser.add_argument("--untimed", action="store_true")
     parser.add_argument("--first", type=int, help="only so many jobs")
     options = parser.parse_args()
-    plan = plan_for("cuda", quick=False) if CUDA else Plan("cpu", SIZE, BATCH, timed="fp32")
+    plan = plan_for("cuda", options.quick) if CUDA else Plan("cpu", SIZE, BATCH, timed="fp32")
     plan = replace(
         plan,
         backends=tuple(options.backends),
