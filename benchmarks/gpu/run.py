@@ -28,7 +28,7 @@ LEAST = 8.0
 REHEARSAL = 6
 TAIL = 12_000
 # how Python's faulthandler begins: of a crash, and of a step that is about to be stopped
-TRACES, TRACE_LINES = ("Fatal Python error", "Timeout ("), 40
+TRACES, TRACE_LINES = ("Fatal Python error", "Timeout ("), 120
 RESULTS, LOG, TABLE = "results.jsonl", "log.txt", "table.md"
 
 

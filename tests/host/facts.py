@@ -60,6 +60,8 @@ def fault_in_a_graph(run: Callable[[], object], given: list[torch.Tensor]) -> st
     """Which launch, replayed, would read what is neither given nor made within; "" if none."""
     try:
         with stand_in.watched_memory(given):
+            # else the plans would be those that were made before
+            sr_attention._calls.clear()
             run()
     except RuntimeError as error:
         return str(error)
