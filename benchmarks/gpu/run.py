@@ -54,7 +54,7 @@ class Step:
 STEPS = (
     Step("build", "build", 200, 75, package=False, arguments=("--source", "{source}")),
     Step("environment", "environment", 40),
-    Step("check", "check", 150, 60),
+    Step("check", "check", 180, 60),
     Step("graphs", "graphs", 75, 30),
     Step("core", "measure", 60, 15, arguments=("core",)),
     Step("layer", "measure", 90, arguments=("layer",)),

@@ -58,13 +58,15 @@ def of_a_stage(stage: int) -> dict[str, object]:
 
 def fault_in_a_graph(run: Callable[[], object], given: list[torch.Tensor]) -> str:
     """Which launch, replayed, would read what is neither given nor made within; "" if none."""
+    # plans that are made within are watched, and no others
+    sr_attention._calls.clear()
     try:
         with stand_in.watched_memory(given):
-            # else the plans would be those that were made before
-            sr_attention._calls.clear()
             run()
     except RuntimeError as error:
         return str(error)
+    finally:
+        sr_attention._calls.clear()
     return ""
 
 

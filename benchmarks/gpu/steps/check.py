@@ -12,6 +12,9 @@ from pvt_kernels.checking.warm_up import warm_up
 from steps.device import BATCH, CUDA, SIZE
 from steps.record import record, seconds_left
 
+# after so many seconds a job is given up, which a first compilation takes no more than half of
+LONGEST_S = 60.0 if CUDA else 600.0
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -31,7 +34,7 @@ def main() -> None:
     )
     warm_up(plan)
     total = len(jobs(plan))
-    for number, (_, findings) in enumerate(run(jobs, plan), start=1):
+    for number, (_, findings) in enumerate(run(jobs, plan, longest_s=LONGEST_S), start=1):
         for finding in findings:
             record("finding", variant=options.variant, **_without_kind(asdict(finding)))
         if number == options.first:
