@@ -41,9 +41,8 @@ def _check(options: argparse.Namespace, console: Console) -> int:
             facts["seconds"] = round(time.monotonic() - begin, 1)
             save(options.json, facts, asdict(plan), findings)
     print_report(findings, console)
-    for name, version in environment.versions().items():
-        console.print(f"{name} {version or 'is not installed'}", end=", ", markup=False)
-    console.print(f"on {facts['device']}", markup=False)
+    made = [f"{name} {version or 'is not installed'}" for name, version in facts["versions"].items()]
+    console.print(f"{', '.join(made)}, on {facts['device']}", markup=False)
     took = f"{time.monotonic() - begin:.0f} s"
     good = passed(findings)
     console.print(
