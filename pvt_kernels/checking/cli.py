@@ -41,8 +41,9 @@ def _check(options: argparse.Namespace, console: Console) -> int:
             facts["seconds"] = round(time.monotonic() - begin, 1)
             save(options.json, facts, asdict(plan), findings)
     print_report(findings, console)
-    made = [f"{name} {version or 'is not installed'}" for name, version in facts["versions"].items()]
-    console.print(f"{', '.join(made)}, on {facts['device']}", markup=False)
+    versions = environment.versions().items()
+    made = ", ".join(f"{name} {version or 'is not installed'}" for name, version in versions)
+    console.print(f"{made}, on {facts['device']}", markup=False)
     took = f"{time.monotonic() - begin:.0f} s"
     good = passed(findings)
     console.print(
