@@ -10,6 +10,7 @@ Entry = dict[str, object]
 FIGURES = {"graph_ms": "CUDA graph, ms", "wall_ms": "eager, ms", "host_ms": "host alone, ms",
            "peak_mb": "peak memory, MB"}  # fmt: skip
 HIDDEN = ("step", "kind", "t")
+IN_TABLES = ("time", "finding", "step", "graph", "counters")
 
 
 def read(path: Path) -> list[Entry]:
@@ -25,7 +26,8 @@ def read(path: Path) -> list[Entry]:
 
 def table(entries: list[Entry]) -> str:
     """What failed first, then checks, times and facts."""
-    parts = [_others(entries), _checks(entries)]
+    parts = [_others(entries), _steps(entries), _checks(entries), _graphs(entries)]
+    parts += [_memory(entries), _counters(entries)]
     for part in dict.fromkeys(e["part"] for e in entries if e["kind"] == "time"):
         some = [e for e in entries if e["kind"] == "time" and e["part"] == part]
         parts += [_times(some, figure, f"{part}: {FIGURES[figure]}") for figure in FIGURES]
@@ -58,15 +60,50 @@ def _checks(entries: list[Entry]) -> str:
     rows = []
     for key, some in groups.items():
         failed = [e for e in some if e["status"] == "failed"]
+        exceeded = sum(e["status"] == "exceeded" for e in some)
         why = "; ".join(f"{e['what']} {e['case']}: {e['detail']}" for e in failed[:3])
-        rows.append((*key, f"{len(some) - len(failed)}/{len(some)}", why))
-    return _markdown("Checks", ("variant", "about", "backend", "dtype", "passed", "why not"), rows)
+        rows.append((*key, f"{len(some) - len(failed) - exceeded}/{len(some)}", exceeded, why))
+    columns = ("variant", "about", "backend", "dtype", "passed", "exceeded", "why not")
+    return _markdown("Checks", columns, rows)
+
+
+def _steps(entries: list[Entry]) -> str:
+    columns = ("name", "ending", "stopped", "seconds")
+    return _markdown("Steps", columns, _rows(entries, "step", columns))
+
+
+def _graphs(entries: list[Entry]) -> str:
+    columns = ("contender", "stage", "dtype", "ok", "finite", "same_eager", "same_replays",
+               "difference")  # fmt: skip
+    title = "Backwards of the attention alone, eager and replayed: bits like the first's"
+    return _markdown(title, columns, _rows(entries, "graph", columns))
+
+
+def _memory(entries: list[Entry]) -> str:
+    """The finding's sentence has the figures and the limit."""
+    some = [e for e in entries if e["kind"] == "finding" and e["about"] == "memory"]
+    columns = ("backend", "what", "dtype", "status", "detail")
+    return _markdown("Memory of a layer in training", columns, [tuple(e[c] for c in columns)
+                     for e in some if e["status"] != "not run"])  # fmt: skip
+
+
+def _counters(entries: list[Entry]) -> str:
+    some = [e for e in entries if e["kind"] == "counters"]
+    names = list(dict.fromkeys(n for e in some for n in e if n not in (*HIDDEN, "backend")))
+    columns = ("backend", *names)
+    return _markdown(
+        "Counters of stage 1's training step", columns, _rows(some, "counters", columns)
+    )
+
+
+def _rows(entries: list[Entry], kind: str, columns: tuple[str, ...]) -> list[tuple]:
+    return [tuple(e.get(c) for c in columns) for e in entries if e["kind"] == kind]
 
 
 def _others(entries: list[Entry]) -> str:
     lines = []
     for e in entries:
-        if e["kind"] not in ("time", "finding"):
+        if e["kind"] not in IN_TABLES:
             text = ", ".join(f"{k} {v}" for k, v in e.items() if k not in HIDDEN)
             lines.append(f"- {e['step']}: {e['kind']}: {text[:600]}")
     return "\n".join(lines)

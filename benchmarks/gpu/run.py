@@ -27,6 +27,8 @@ LEAST = 8.0
 # times as long may a step take on the CPU, where kernels are interpreted
 REHEARSAL = 6
 TAIL = 12_000
+# how Python's faulthandler begins: of a crash, and of a step that is about to be stopped
+TRACES, TRACE_LINES = ("Fatal Python error", "Timeout ("), 120
 RESULTS, LOG, TABLE = "results.jsonl", "log.txt", "table.md"
 
 
@@ -48,14 +50,19 @@ class Step:
     arguments: tuple[str, ...] = ()
 
 
+# by worth: where the time is short, the last ones are not run
 STEPS = (
-    Step("build", "build", 240, 75, package=False, arguments=("--source", "{source}")),
+    Step("build", "build", 200, 75, package=False, arguments=("--source", "{source}")),
     Step("environment", "environment", 40),
-    Step("check", "check", 150, 60),
+    Step("check", "check", 180, 60),
+    Step("graphs", "graphs", 75, 30),
     Step("core", "measure", 60, 15, arguments=("core",)),
-    Step("layer", "measure", 110, arguments=("layer",)),
-    Step("models", "measure", 110, arguments=("models",)),
-    Step("ceilings", "ceilings", 40),
+    Step("layer", "measure", 90, arguments=("layer",)),
+    Step("models", "measure", 90, arguments=("models",)),
+    Step("ceilings", "ceilings", 20),
+    Step("treat_as", "treat_as", 150, arguments=("--source", "{source}")),
+    Step("sanitizer", "sanitizer", 100),
+    Step("ncu", "ncu", 60),
 )
 
 
@@ -66,7 +73,9 @@ class Parent:
         self.end = self.begin + arguments.budget
         self.out = arguments.out.resolve()
         self.out.mkdir(parents=True, exist_ok=True)
-        self.work = Path(tempfile.mkdtemp(prefix="gpu-run-"))
+        self.work = arguments.work or Path(tempfile.mkdtemp(prefix="gpu-run-"))
+        self.work = self.work.resolve()
+        self.work.mkdir(parents=True, exist_ok=True)
         self.running: dict[str, tuple[Step, subprocess.Popen, float, float]] = {}
 
     def record(self, kind: str, **fields: object) -> None:
@@ -134,10 +143,10 @@ class Parent:
         del self.running[name]
         seconds = round(time.time() - begin, 1)
         status = process.returncode
-        self.record("step", name=name, status=status, stopped=stopped, seconds=seconds)
-        print(
-            f"{name}: status {status}, {'stopped after ' if stopped else ''}{seconds} s", flush=True
-        )
+        ending = f"status {status}" if status >= 0 else signal.Signals(-status).name
+        self.record("step", name=name, status=status, ending=ending, stopped=stopped,
+                    seconds=seconds)  # fmt: skip
+        print(f"{name}: {ending}, {'stopped after ' if stopped else ''}{seconds} s", flush=True)
         self.keep_log(name, status)
         return status == 0 and not stopped
 
@@ -154,14 +163,19 @@ class Parent:
                 except subprocess.TimeoutExpired:
                     continue
 
-    def keep_log(self, name: str, status: int | None) -> None:
+    def keep_log(self, name: str, status: int) -> None:
         try:
-            text = (self.work / f"{name}.log").read_bytes()[-TAIL:].decode(errors="replace")
+            text = (self.work / f"{name}.log").read_bytes().decode(errors="replace")
         except OSError as error:
             text = str(error)
+        traces = traces_in(text)
+        for trace in traces:
+            self.record("trace", name=name, text=trace)
+            print(trace, flush=True)
+        text = text[-TAIL:]
         with open(self.out / LOG, "a") as file:
-            file.write(f"\n===== {name}, status {status} =====\n{text}\n")
-        if status != 0:
+            file.write("\n".join([f"\n===== {name}, status {status} =====", *traces, text, ""]))
+        if status != 0 and not traces:
             # what the reader of the output needs most
             lines = [line for line in text.splitlines() if not line.startswith("RECORD")]
             print("\n".join(lines[-6:])[-800:], flush=True)
@@ -204,8 +218,15 @@ class Parent:
             table = f"no table: {type(error).__name__}: {error}"
         (self.out / TABLE).write_text(table + "\n")
         print(table, flush=True)
-        if not self.arguments.keep:
+        if self.arguments.work is None:
             shutil.rmtree(self.work, ignore_errors=True)
+
+
+def traces_in(text: str) -> list[str]:
+    """What faulthandler printed, also of a step's own processes, which it may survive."""
+    lines = text.splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith(TRACES)]
+    return ["\n".join(lines[i : i + TRACE_LINES]) for i in starts[:3]]
 
 
 def main() -> int:
@@ -215,7 +236,8 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=270, help="seconds; no step starts later")
     parser.add_argument("--steps", help="names with commas between; all but those after a minus")
     parser.add_argument("--site", help="a folder with the package built, instead of the step build")
-    parser.add_argument("--keep", action="store_true", help="keep the working folder")
+    parser.add_argument("--work", type=Path, help="working folder, which is kept: a later run "
+                        "without the step build takes the package from there")  # fmt: skip
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, on tiny sizes")
     arguments = parser.parse_args()
     names = [step.name for step in STEPS]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pvt_kernels.backends.tensors import aligned_contiguous
+from pvt_kernels.backends.tensors import aligned_contiguous, current_stream
 
 # they bring weights of other values to the same memory without counting a version
 _SHARDING = ("torch.distributed.fsdp._fully_shard", "torch.distributed.fsdp", "deepspeed")
@@ -23,23 +23,26 @@ class _Kept(NamedTuple):
     permuted: Tensor
 
 
-_kept: dict[tuple[int, tuple[int, ...]], _Kept] = {}
+# Of a weight and an order, by the stream on which the copy was written: on another one it may not
+# be written yet, and its memory may be somebody's again before it was read.
+_kept: dict[tuple[int, tuple[int, ...]], dict[int, _Kept]] = {}
 
 
 def permuted(weight: Tensor, order: tuple[int, ...], keep: bool) -> Tensor:
     """weight.permute(order), contiguous from a multiple of 16 bytes on; a copy where it is not so.
 
-    With `keep`, in inference, the copy is kept while the weight is the same: the same tensor, at
-    the same address, in the same version of PyTorch's counter, which every operation in place
-    raises. In training it is not, and what was kept is dropped: there are optimizers that write to
-    a weight's memory without PyTorch's knowledge, and every step changes it anyway.
+    With `keep`, in inference, a stream's copy is kept while the weight is the same: the same
+    tensor, at the same address, in the same version of PyTorch's counter, which every operation in
+    place raises. In training it is not, and what was kept is dropped: there are optimizers that
+    write to a weight's memory without PyTorch's knowledge, and every step changes it anyway.
     """
     key = id(weight), order
     if keep and weight.is_cuda and torch.cuda.is_current_stream_capturing():
         # a graph reads the weight at each replay, and memory of its own
         keep = False
     if keep:
-        kept = _kept.get(key)
+        stream = current_stream(weight.device.index)
+        kept = _kept.get(key, {}).get(stream)
         if kept is not None and _is_of(kept, weight):
             return kept.permuted
     elif _kept:
@@ -47,7 +50,7 @@ def permuted(weight: Tensor, order: tuple[int, ...], keep: bool) -> Tensor:
     # its history would keep the weight alive
     copy = aligned_contiguous(weight.detach().permute(order))
     if keep and copy.data_ptr() != weight.data_ptr() and _counts_versions(weight):
-        _kept[key] = _Kept(
+        _kept.setdefault(key, {})[stream] = _Kept(
             weakref.ref(weight, lambda _: _kept.pop(key, None)),
             weight._version,
             weight.data_ptr(),

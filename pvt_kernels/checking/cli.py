@@ -19,9 +19,13 @@ from pvt_kernels.checking.report import line, passed, print_report, save, summar
 from pvt_kernels.checking.run import run
 from pvt_kernels.checking.warm_up import warm_up
 
+# of the tables, and so of a bug report
+WIDTH = 100
+
 
 def _check(options: argparse.Namespace, console: Console) -> int:
     begin = time.monotonic()
+    console = Console(width=min(console.width, WIDTH))
     plan = plan_for(options.device, options.quick)
     facts = environment.facts(torch.device(options.device))
     findings: list[Finding] = []
@@ -37,9 +41,9 @@ def _check(options: argparse.Namespace, console: Console) -> int:
             facts["seconds"] = round(time.monotonic() - begin, 1)
             save(options.json, facts, asdict(plan), findings)
     print_report(findings, console)
-    for name, version in environment.versions().items():
-        console.print(f"{name} {version or 'is not installed'}", end=", ", markup=False)
-    console.print(f"on {facts['device']}", markup=False)
+    versions = environment.versions().items()
+    made = ", ".join(f"{name} {version or 'is not installed'}" for name, version in versions)
+    console.print(f"{made}, on {facts['device']}", markup=False)
     took = f"{time.monotonic() - begin:.0f} s"
     good = passed(findings)
     console.print(

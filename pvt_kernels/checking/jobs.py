@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +17,11 @@ from pvt_kernels.benchmarking.runner import full_precision, one_line
 from pvt_kernels.benchmarking.shapes import STAGES, LayerShape, Size, stage_shape
 from pvt_kernels.checking import behaviours
 from pvt_kernels.checking.cases import Case, layer_case, odd_cases, stage_cases
-from pvt_kernels.checking.error_budget import Budget
+from pvt_kernels.checking.error_budget import Budget, Comparison
 from pvt_kernels.checking.finding import (
     BEHAVIOUR,
     ERRORS,
+    EXCEEDED,
     FAILED,
     MEMORY,
     NOT_RUN,
@@ -95,11 +97,10 @@ def jobs(plan: Plan) -> list[Job]:
                     found.append(Job(label, call))
     stages = stage_cases(plan.size, plan.batch)
     found += [_errors(plan, case, dtype) for dtype in plan.dtypes for case in stages]
-    if plan.device == "cuda":
-        for backend in plan.backends:
-            for stage in STAGES if backend in KERNELS else ():
-                call = partial(check_memory, plan, backend, stage)
-                found.append(Job(f"memory of stage {stage}, {backend}", call))
+    for backend in plan.backends:
+        for stage in STAGES if backend in KERNELS else ():
+            call = partial(check_memory, plan, backend, stage)
+            found.append(Job(f"memory of stage {stage}, {backend}", call))
     if plan.timed is not None:
         for mode in (bench.FORWARD, bench.TRAINING):
             for stage in STAGES:
@@ -142,11 +143,16 @@ def check_errors(plan: Plan, case: Case, dtype: str) -> list[Finding]:
                 continue
             worst = max(comparisons, key=lambda c: c.share)
             figures = {c.name: [c.error, c.pytorch, c.allowed] for c in comparisons}
-            within = all(c.within for c in comparisons)
-            found.append(
-                finding(backend, verdict(within), str(worst), share=worst.share, errors=figures)
-            )
+            status = _verdict(backend, comparisons)
+            found.append(finding(backend, status, str(worst), share=worst.share, errors=figures))
     return found
+
+
+def _verdict(backend: str, comparisons: list[Comparison]) -> str:
+    if all(c.within for c in comparisons):
+        return PASSED
+    wrong = any(c.fault is not None or not math.isfinite(c.error) for c in comparisons)
+    return FAILED if wrong or backend in KERNELS else EXCEEDED
 
 
 def check_behaviour(

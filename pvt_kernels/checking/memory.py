@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from pvt_kernels.backends import use_backend
 from pvt_kernels.benchmarking import memory
@@ -81,19 +83,8 @@ def layer_memory(
     shape: LayerShape,
     dtype: torch.dtype,
     device: torch.device,
-    peak: Callable[[Callable[[], object]], int] | None = None,
 ) -> LayerMemory:
-    """Of training steps of FEW and of MANY calls of a layer, the peaks' difference for each.
-
-    Args:
-        peak: how many bytes a call takes beyond what was there; None for what the GPU's caching
-            allocator counts.
-    """
-
-    def allocated(call: Callable[[], object]) -> int:
-        return memory.growth(call, device).bytes
-
-    peak = allocated if peak is None else peak
+    """Of training steps of FEW and of MANY calls of a layer, the peaks' difference for each."""
     layer = SRAttention(shape.dim, shape.heads, qkv_bias=True, sr_ratio=shape.sr_ratio)
     layer.load_state_dict(seeded_state(shape))
     layer.to(device, dtype)
@@ -109,5 +100,23 @@ def layer_memory(
 
     # kernels are compiled and loaded before
     step(FEW)
-    peaks = [peak(partial(step, calls)) for calls in (FEW, MANY)]
+    peaks = [_peak(partial(step, calls), device) for calls in (FEW, MANY)]
     return LayerMemory((peaks[1] - peaks[0]) // (MANY - FEW), kept_bytes(shape, dtype))
+
+
+def _peak(call: Callable[[], object], device: torch.device) -> int:
+    """The bytes that a call takes beyond what was there, as PyTorch's allocator counts them."""
+    if device.type == "cuda":
+        return memory.growth(call, device).bytes
+    # On a CPU the profiler's record of each allocation; it would also log that there is no GPU.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    total = highest = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        total += event.nbytes()
+        highest = max(highest, total)
+    if highest == 0:
+        raise RuntimeError("PyTorch's profiler has recorded no allocation")
+    return highest

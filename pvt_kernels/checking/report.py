@@ -11,10 +11,11 @@ from pathlib import Path
 from rich.console import Console
 
 from pvt_kernels.benchmarking.cases import DTYPES
-from pvt_kernels.benchmarking.table import Column, Table, print_table
+from pvt_kernels.benchmarking.table import Column, Notes, Table, print_table
 from pvt_kernels.checking.finding import (
     BEHAVIOUR,
     ERRORS,
+    EXCEEDED,
     FAILED,
     MEMORY,
     NOT_RUN,
@@ -22,6 +23,7 @@ from pvt_kernels.checking.finding import (
     TIMING,
     Finding,
 )
+from pvt_kernels.checking.memory import LIMIT
 
 Key = Callable[[Finding], tuple]
 
@@ -50,9 +52,11 @@ def print_report(findings: list[Finding], console: Console) -> None:
     ):
         if table.rows:
             print_table(table, console)
-    for finding in findings:
-        if finding.status == FAILED:
-            console.print(f"FAILED: {line(finding)}", style="red", markup=False, soft_wrap=True)
+    for status, style in ((EXCEEDED, "yellow"), (FAILED, "red")):
+        for finding in findings:
+            if finding.status == status:
+                text = f"{status.upper()}: {line(finding)}"
+                console.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def line(finding: Finding) -> str:
@@ -62,12 +66,11 @@ def line(finding: Finding) -> str:
 
 
 def summary(findings: list[Finding]) -> str:
-    """One line: how many passed, failed and were not run."""
-    counts = [
-        f"{sum(f.status == status for f in findings)} {status}"
-        for status in (PASSED, FAILED, NOT_RUN)
-    ]
-    return ", ".join(counts)
+    """One line: of how many findings there is each status."""
+    counts = (
+        (sum(f.status == s for f in findings), s) for s in (PASSED, FAILED, EXCEEDED, NOT_RUN)
+    )
+    return ", ".join(f"{count} {status}" for count, status in counts if count)
 
 
 def _errors(findings: list[Finding]) -> Table:
@@ -82,7 +85,8 @@ def _errors(findings: list[Finding]) -> Table:
     note = (
         "Shapes within the error budget, of all; and the largest error, as a part of what is "
         "allowed: 2 times (outputs) and 3 times (gradients) PyTorch's in the same dtype, against "
-        "float64. All memory that PyTorch hands out is NaN before."
+        "float64. All memory that PyTorch hands out is NaN before. PyTorch's own functions, of the "
+        "backend sdpa, may exceed what is allowed to this package's kernels."
     )
     return _by_dtype("Errors", findings, ERRORS, "op", cell, note)
 
@@ -115,34 +119,37 @@ def _by_dtype(
 
 def _memory(findings: list[Finding]) -> Table:
     rows = [
-        (str(f.backend), f.what, str(f.dtype), f.detail)
+        (
+            str(f.backend),
+            f.what,
+            str(f.dtype),
+            *(f"{f.figures[name] / 1e6:.1f}" for name in ("added_bytes", "kept_bytes")),
+            f"{f.figures['ratio']:.3f}",
+            f.status,
+        )
         for f in findings
         if f.kind == MEMORY and f.status != NOT_RUN
     ]
-    names = ("backend", "layer", "dtype", "memory")
-    return Table("Memory in training", [Column(name, number=False) for name in names], rows)
+    text = [Column(name, number=False) for name in ("backend", "layer", "dtype")]
+    numbers = map(Column, ("adds, MB", "needs, MB", "ratio", "verdict"))
+    note = (
+        "What a layer adds to training's peak, by the allocator, and what its backward must have: "
+        f"x, o, lse and the tensors of M rows. Allowed are {LIMIT} times."
+    )
+    return Table("Memory of a layer in training", [*text, *numbers], rows, [note])
 
 
 def _times(findings: list[Finding]) -> Table:
     timed = [f for f in findings if f.kind == TIMING]
     names = list(dict.fromkeys(f.what for f in timed))
-    own = list(dict.fromkeys(f.what for f in timed if f.figures.get("own")))
-    columns = [
-        Column("ms", number=False),
-        *map(Column, names),
-        *(Column(f"{name} / best peer") for name in own),
-    ]
+    columns = [Column("ms", number=False), *map(Column, names)]
     rows = []
     for (case,), some in _grouped(findings, TIMING, lambda f: (f.case,)).items():
         found = {f.what: f for f in some}
-        rows.append((
-            case,
-            *(_milliseconds(found.get(name)) for name in names),
-            *(_ratio(found.get(name)) for name in own),
-        ))  # fmt: skip
+        rows.append((case, *(_milliseconds(found.get(name)) for name in names)))
     note = (
-        "Medians of a few rounds in eager mode, all in turn, and how many times as fast as the "
-        "best peer: a first look. `python -m pvt_kernels bench` measures."
+        "Medians of a few rounds in eager mode, all in turn; in brackets how many times as fast as "
+        "the best peer. A first look: `python -m pvt_kernels bench` measures."
     )
     return Table(f"Layers of PVT, {timed[0].dtype if timed else ''}", columns, rows, [note])
 
@@ -151,31 +158,29 @@ def _milliseconds(finding: Finding | None) -> str:
     samples = finding.figures["seconds"] if finding is not None else None
     if not isinstance(samples, Sequence) or not samples:
         return "-"
-    return f"{1e3 * statistics.median(samples):.3g}"
-
-
-def _ratio(finding: Finding | None) -> str:
-    ratio = finding.figures.get("ratio") if finding is not None else None
-    return f"{ratio:.2f}" if isinstance(ratio, float) else "-"
+    ratio = finding.figures["ratio"]
+    times = f" ({ratio:.2f})" if isinstance(ratio, float) else ""
+    return f"{1e3 * statistics.median(samples):.3g}{times}"
 
 
 def _not_run(findings: list[Finding]) -> Table:
     missing = [f for f in findings if f.status == NOT_RUN and f.detail]
-    groups: dict[tuple[str, str], list[Finding]] = {}
-    for f in missing:
-        groups.setdefault((f.backend or f.what, f.detail), []).append(f)
+    notes = Notes()
     rows = []
-    for (who, why), some in groups.items():
+    for (who, why), some in _grouped(
+        missing, None, lambda f: (f.backend or f.what, f.detail)
+    ).items():
         dtypes = dict.fromkeys(str(f.dtype) for f in some)
-        rows.append((who, ", ".join(dtypes), str(len(some)), why))
+        rows.append((who, ", ".join(dtypes), str(len(some)), notes.mark(why)))
     columns = [Column("who", number=False), Column("dtypes", number=False), Column("times"),
                Column("why", number=False)]  # fmt: skip
-    return Table("Not run", columns, rows)
+    return Table("Not run", columns, rows, list(notes))
 
 
-def _grouped(findings: list[Finding], kind: str, key: Key) -> dict[tuple, list[Finding]]:
+def _grouped(findings: list[Finding], kind: str | None, key: Key) -> dict[tuple, list[Finding]]:
+    """By a key, of one kind or of all."""
     groups: dict[tuple, list[Finding]] = {}
     for finding in findings:
-        if finding.kind == kind:
+        if kind in (None, finding.kind):
             groups.setdefault(key(finding), []).append(finding)
     return groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -100,6 +101,8 @@ def _received(
 
 
 def _work(sender: Connection, make_jobs: Callable[[P], list[Job]], plan: P, first: int) -> None:
+    # a crash says where
+    faulthandler.enable()
     listed = make_jobs(plan)
     # a capture of a CUDA graph collects garbage: not what the imports left
     gc.collect()

@@ -83,6 +83,19 @@ def test_nothing_is_kept_of_what_has_no_versions_or_is_gone(monkeypatch):
     assert not weights._kept
 
 
+def test_a_stream_never_gets_the_copy_that_another_one_writes(monkeypatch):
+    """It may not be written yet."""
+    streams = iter("ABABBA")
+    monkeypatch.setattr(weights, "current_stream", lambda device: next(streams))
+    weight = nn.Parameter(torch.randn(4, 4, 2, 2))
+    of_a, of_b, again_a, again_b = (permuted(weight, ORDER, keep=True) for _ in range(4))
+    assert of_a is again_a and of_b is again_b and of_a is not of_b
+    # written to without PyTorch's knowledge, in training: every stream's is dropped
+    train(weight)
+    for _ in range(2):
+        assert torch.equal(permuted(weight, ORDER, keep=True), weight.detach().permute(ORDER))
+
+
 def test_a_weight_in_that_order_is_not_copied():
     weight = nn.Parameter(torch.randn(4, 4, 2, 2).contiguous(memory_format=torch.channels_last))
     assert permuted(weight, ORDER, keep=True).data_ptr() == weight.data_ptr()

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from pvt_kernels.backends.cpu import attention
 from pvt_kernels.checking import cli, jobs
 from pvt_kernels.checking.cases import layer_case
 from pvt_kernels.checking.finding import FAILED
@@ -17,8 +18,21 @@ TINY = Plan("cpu", (64, 64), 1, ("fp32",), ("cuda", "cpu"), "fp32")
 def few_jobs(plan):
     """One of each kind."""
     found = jobs.jobs(plan)
+    several = [job for job in found if "same bits" in job.label or "memory of stage 4" in job.label]
     # the last compiles a layer
-    return [found[0], *(job for job in found if "same bits" in job.label), found[-5]]
+    return [found[0], *several, found[-5]]
+
+
+def broken_jobs(plan):
+    """With a kernel that is off by one part in a hundred."""
+    right = attention.forward
+
+    def wrong(*arguments):
+        o, lse = right(*arguments)
+        return 1.01 * o, lse
+
+    attention.forward = wrong
+    return [job for job in jobs.jobs(plan) if job.label.startswith("attention B 1, N 129")]
 
 
 def failing_jobs(plan):
@@ -50,11 +64,16 @@ def test_a_check_that_passes(check, capsys):
     assert record["plan"]["backends"] == ["cuda", "cpu"]
     assert any(f["figures"].get("errors", {}).get("dq") for f in record["findings"])
     printed = capsys.readouterr().out
-    assert re.search(r"^\[1/6\] attention B 1, N 129", printed, re.MULTILINE)
-    for heading in ("Errors", "Behaviour", "Layers of PVT, fp32", "Not run"):
+    assert re.search(r"^\[1/8\] attention B 1, N 129", printed, re.MULTILINE)
+    for heading in ("Errors", "Behaviour", "Memory", "Layers of PVT, fp32", "Not run"):
         assert re.search(f"^{heading}", printed, re.MULTILINE), heading
-    assert "not an NVIDIA GPU" in printed
-    assert re.search(r"^PASSED: \d+ passed, 0 failed, \d+ not run; \d+ s$", printed, re.MULTILINE)
+    # in a note, which breaks into lines
+    assert "not an NVIDIA GPU" in " ".join(printed.split())
+    (memory,) = [f for f in record["findings"] if f["kind"] == "memory" and f["figures"]]
+    assert memory["figures"]["added_bytes"] > 0
+    # of the table, that a bug report gets
+    assert max(map(len, printed.splitlines())) <= 100
+    assert re.search(r"^PASSED: \d+ passed, \d+ not run; \d+ s$", printed, re.MULTILINE)
 
 
 def test_a_failure_is_the_exit_status_and_the_rest_runs(check, capsys):
@@ -67,6 +86,21 @@ def test_a_failure_is_the_exit_status_and_the_rest_runs(check, capsys):
     printed = capsys.readouterr().out
     assert "FAILED: bad: RuntimeError: an illegal memory access" in printed
     assert re.search(r"^FAILED: 1 passed, 1 failed", printed, re.MULTILINE)
+
+
+def test_a_broken_kernel_is_found(check, monkeypatch, capsys):
+    # this process makes the list too: there it is undone
+    monkeypatch.setattr(attention, "forward", attention.forward)
+    status, record = check(broken_jobs)
+    assert status == 1
+    failed = [f for f in record["findings"] if f["status"] == FAILED]
+    assert failed and all(f["backend"] == "cpu" and f["kind"] == "errors" for f in failed)
+    for finding in failed:
+        error, pytorchs, allowed = finding["figures"]["errors"]["o"]
+        assert error == pytest.approx(0.01, rel=0.01) and pytorchs < allowed < error
+    assert "FAILED: attention, B 1, N 129, M 65, 1 x 64, cpu, fp32: o: error" in (
+        capsys.readouterr().out
+    )
 
 
 def test_the_file_must_be_in_a_folder(capsys):

@@ -10,9 +10,19 @@ import torch
 from pvt_kernels.benchmarking.shapes import LayerShape
 from pvt_kernels.checking import behaviours, jobs
 from pvt_kernels.checking.cases import attention_case, layer_case, odd_cases, stage_cases
-from pvt_kernels.checking.finding import CRASH, ERRORS, FAILED, NOT_RUN, PASSED, TIMING, Finding
+from pvt_kernels.checking.finding import (
+    CRASH,
+    ERRORS,
+    EXCEEDED,
+    FAILED,
+    NOT_RUN,
+    PASSED,
+    TIMING,
+    Finding,
+)
 from pvt_kernels.checking.jobs import Job, Plan, check_behaviour, check_errors, check_time, plan_for
 from pvt_kernels.checking.memory import nan_filled
+from pvt_kernels.checking.report import passed, summary
 from pvt_kernels.checking.run import run
 
 TINY = Plan("cpu", (64, 64), 1, backends=("cpu", "cuda"), timed="fp32")
@@ -85,6 +95,33 @@ def test_an_error_of_one_backend_is_not_the_others():
     findings = check_errors(replace(TINY, backends=("cpu", "sdpa")), case, "fp32")
     assert statuses(findings) == {"cpu": FAILED, "sdpa": PASSED}
     assert "no such kernel" in findings[0].detail
+
+
+class OneTenthOff(torch.autograd.Function):
+    """Attention with gradients of other numbers."""
+
+    @staticmethod
+    def forward(ctx, q, k, v):
+        ctx.save_for_backward(q, k, v)
+        return attention_case(1, 1, 1, 1, 8, "dense").definition(q, k, v)
+
+    @staticmethod
+    def backward(ctx, grad):
+        with torch.enable_grad():
+            inputs = [t.detach().requires_grad_() for t in ctx.saved_tensors]
+            o = attention_case(1, 1, 1, 1, 8, "dense").definition(*inputs)
+        return tuple(1.1 * g for g in torch.autograd.grad(o, inputs, grad))
+
+
+def test_pytorchs_own_functions_may_exceed_the_budget_of_kernels_but_not_be_wrong():
+    plan = replace(TINY, backends=("cpu", "sdpa"))
+    case = replace(attention_case(1, 9, 9, 1, 8, "dense"), call=OneTenthOff.apply)
+    findings = check_errors(plan, case, "fp32")
+    assert statuses(findings) == {"cpu": FAILED, "sdpa": EXCEEDED}
+    assert passed(findings[1:]) and not passed(findings)
+    assert summary(findings) == "1 failed, 1 exceeded"
+    case = replace(case, call=Unwritten.apply)
+    assert statuses(check_errors(plan, case, "fp32")) == {"cpu": FAILED, "sdpa": FAILED}
 
 
 def test_a_layer_gives_the_same_bits():

@@ -48,10 +48,26 @@ def of_a_stage(stage: int) -> dict[str, object]:
     with stand_in.watched_memory():
         step()
         torch.no_grad()(forward)()
+    facts["of a graph"] = fault_in_a_graph(step, [x, *layer.parameters()])
+    facts["of a graph without parameters"] = fault_in_a_graph(step, [x])
     facts["inference"] = counts(torch.no_grad()(forward))
     facts["forward"] = counts(forward)
     facts["step"] = counts(step)
     return facts
+
+
+def fault_in_a_graph(run: Callable[[], object], given: list[torch.Tensor]) -> str:
+    """Which launch, replayed, would read what is neither given nor made within; "" if none."""
+    # plans that are made within are watched, and no others
+    sr_attention._calls.clear()
+    try:
+        with stand_in.watched_memory(given):
+            run()
+    except RuntimeError as error:
+        return str(error)
+    finally:
+        sr_attention._calls.clear()
+    return ""
 
 
 def kernels_at_many_sizes() -> dict[str, list[int]]:

@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -111,16 +111,22 @@ def launched() -> list[str]:
 
 
 @contextmanager
-def watched_memory() -> Iterator[None]:
-    """Every pointer of a launch has to be of a tensor that is alive."""
+def watched_memory(given: Sequence[torch.Tensor] | None = None) -> Iterator[None]:
+    """Every pointer of a launch has to be of a tensor that is alive.
+
+    With `given`, of one of these, or of one that is made within: of what a CUDA graph of the
+    launches has whenever it is replayed, since nobody else knows what it reads.
+    """
+    # held, so that nothing that is made within is at the address of one of them
+    others = [] if given is None else _storages()
+    known = {s.data_ptr() for s in others} - {t.untyped_storage().data_ptr() for t in given or ()}
 
     class Plan:
         def __init__(self, *arguments: object) -> None:
             self.plan = driver.Plan(*arguments)
 
         def launch(self, *arguments: object) -> None:
-            tensors = [t for t in gc.get_objects() if issubclass(type(t), torch.Tensor)]
-            storages = [t.untyped_storage() for t in tensors if t.device.type == "cpu"]
+            storages = [s for s in _storages() if s.data_ptr() not in known]
             spans = [(s.data_ptr(), s.data_ptr() + s.nbytes()) for s in storages if s.nbytes()]
             array = ctypes.c_size_t * len(spans)
             library.stand_in_set_live(
@@ -136,6 +142,12 @@ def watched_memory() -> Iterator[None]:
         yield
     finally:
         triton_plan.driver.Plan = driver.Plan
+
+
+def _storages() -> list[torch.UntypedStorage]:
+    """Of all tensors that are alive."""
+    tensors = [t for t in gc.get_objects() if issubclass(type(t), torch.Tensor)]
+    return [t.untyped_storage() for t in tensors if t.device.type == "cpu"]
 
 
 def calls_of(function: Callable[[], object]) -> tuple[int, int]:

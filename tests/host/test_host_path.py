@@ -64,6 +64,14 @@ def test_the_launches_of_a_step_are_those_of_its_ops(facts):
     ]
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_graph_of_a_step_reads_nothing_that_the_package_keeps(facts, stage):
+    assert facts["stages"][stage]["of a graph"] == ""
+    # that it would show: the reduction's kernels read parameters, which stage 4 has none of
+    without = facts["stages"][stage]["of a graph without parameters"]
+    assert ("is of no live memory" in without) == (stage != "4")
+
+
 def test_kernels_are_compiled_and_loaded_once_whatever_the_size(facts):
     compiled, loaded = facts["sizes"]["compiled"], facts["sizes"]["loaded"]
     assert compiled[0] > 0

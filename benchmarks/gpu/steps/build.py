@@ -36,8 +36,9 @@ def build(source: Path, name: str, arch: str, limit: float, **settings: str) -> 
     """
     begin = time.monotonic()
     tree, folder = WORK / f"source-{name}", WORK / f"site-{name}"
-    shutil.copytree(source, tree, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True,
-                    symlinks=True)  # fmt: skip
+    for old in (tree, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    shutil.copytree(source, tree, ignore=shutil.ignore_patterns(*LEFT_OUT), symlinks=True)
     env = os.environ | {"PVT_KERNELS_CUDA_ARCHS": arch, **settings}
     command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps",
                "--no-index", "--no-cache-dir", "--disable-pip-version-check",

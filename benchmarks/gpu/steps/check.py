@@ -12,16 +12,20 @@ from pvt_kernels.checking.warm_up import warm_up
 from steps.device import BATCH, CUDA, SIZE
 from steps.record import record, seconds_left
 
+# after so many seconds a job is given up, which a first compilation takes no more than half of
+LONGEST_S = 60.0 if CUDA else 600.0
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backends", nargs="+", default=list(CHECKED), choices=CHECKED)
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
     parser.add_argument("--variant", default="", help="of the build that is checked")
+    parser.add_argument("--quick", action="store_true", help="of images of 224x224")
     parser.add_argument("--untimed", action="store_true")
     parser.add_argument("--first", type=int, help="only so many jobs")
     options = parser.parse_args()
-    plan = plan_for("cuda", quick=False) if CUDA else Plan("cpu", SIZE, BATCH, timed="fp32")
+    plan = plan_for("cuda", options.quick) if CUDA else Plan("cpu", SIZE, BATCH, timed="fp32")
     plan = replace(
         plan,
         backends=tuple(options.backends),
@@ -30,7 +34,7 @@ def main() -> None:
     )
     warm_up(plan)
     total = len(jobs(plan))
-    for number, (_, findings) in enumerate(run(jobs, plan), start=1):
+    for number, (_, findings) in enumerate(run(jobs, plan, longest_s=LONGEST_S), start=1):
         for finding in findings:
             record("finding", variant=options.variant, **_without_kind(asdict(finding)))
         if number == options.first:

@@ -9,12 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch.nn.attention import SDPBackend
 
 from steps.record import REHEARSE, record, seconds_left, short
 
 CUDA = not REHEARSE
 DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")
 SIZE, BATCH = ((800, 1216), 2) if CUDA else ((64, 64), 1)
+# of PyTorch's fused attention, those that fit whatever the size
+KINDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
 LEAST_SECONDS = 4
 MOST_RESTARTS = 3
 

@@ -31,7 +31,18 @@ from pvt_kernels.benchmarking.contenders import (
 )
 from pvt_kernels.benchmarking.runner import field_of
 from pvt_kernels.benchmarking.workloads import Workload, step, workload
-from steps.device import BATCH, CUDA, DEVICE, SIZE, Part, guarded, release, run_parts, synchronize
+from steps.device import (
+    BATCH,
+    CUDA,
+    DEVICE,
+    KINDS,
+    SIZE,
+    Part,
+    guarded,
+    release,
+    run_parts,
+    synchronize,
+)
 from steps.record import record, seconds_left
 from steps.timers import WARM_UP, eager_ms, graph_ms, own_stream, replay_of
 
@@ -41,11 +52,6 @@ CALLS, ROUNDS = (15, 5) if CUDA else (1, 1)
 MODEL_CALLS = 5 if CUDA else 1
 MODELS = ("pvt_small", "pvt_v2_b2") if CUDA else ("pvt_tiny",)
 LIVE = ("segformer_b2", (1024, 1024)) if CUDA else ("segformer_b0", (64, 64))
-KINDS = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Standard library only, since the step that builds the package needs no PyTorch.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -23,6 +24,9 @@ _BEGIN = float(os.environ.get("GPU_RUN_BEGIN", str(time.time())))
 if "GPU_RUN_STEP" in os.environ:
     # as an exception, so that what the step started ends with it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if "GPU_RUN_DEADLINE" in os.environ:
+        # where a step hangs, shortly before it is stopped
+        faulthandler.dump_traceback_later(max(1.0, _DEADLINE + 1 - time.time()))
 
 
 def seconds_left() -> float:
