@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from typing import NamedTuple
 
@@ -10,9 +9,6 @@ import torch
 from torch import Tensor
 
 from pvt_kernels.backends.tensors import aligned_contiguous, current_stream
-
-# they bring weights of other values to the same memory without counting a version
-_SHARDING = ("torch.distributed.fsdp._fully_shard", "torch.distributed.fsdp", "deepspeed")
 
 
 class _Kept(NamedTuple):
@@ -79,7 +75,7 @@ def _counts_versions(weight: Tensor) -> bool:
     """
     if weight.is_inference() or not weight.is_leaf or not isinstance(weight, torch.nn.Parameter):
         return False
-    for name in _SHARDING:
-        if name in sys.modules:
-            return False
+    # FSDP and DeepSpeed bring weights of other values to the same memory without counting a version
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return False
     return weight.untyped_storage().nbytes() == weight.numel() * weight.element_size()

@@ -1,5 +1,7 @@
 """What backends keep from call to call: forms of calls, weights in the kernels' order."""
 
+import importlib
+
 import pytest
 import torch
 from torch import nn
@@ -26,7 +28,6 @@ def test_what_is_used_stays_and_what_is_not_goes():
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch):
     monkeypatch.setattr(weights, "_kept", {})
-    monkeypatch.setattr(weights, "_SHARDING", ())
 
 
 def reload(weight):
@@ -100,3 +101,13 @@ def test_a_weight_in_that_order_is_not_copied():
     weight = nn.Parameter(torch.randn(4, 4, 2, 2).contiguous(memory_format=torch.channels_last))
     assert permuted(weight, ORDER, keep=True).data_ptr() == weight.data_ptr()
     assert not weights._kept
+
+
+def test_nothing_is_kept_where_processes_may_share_a_weight_out(monkeypatch):
+    weight = nn.Parameter(torch.randn(4, 4, 2, 2))
+    # FSDP alone imported, as transformers does, changes no weight
+    importlib.import_module("torch.distributed.fsdp")
+    assert permuted(weight, ORDER, keep=True) is permuted(weight, ORDER, keep=True)
+    monkeypatch.setattr(weights, "_kept", {})
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert permuted(weight, ORDER, keep=True) is not permuted(weight, ORDER, keep=True)
