@@ -158,7 +158,9 @@ def about(results: Results) -> str:
 
 
 def _rates(by_dtype: dict[str, float]) -> str:
-    return ", ".join(f"{rate:.3g} in {dtype}" for dtype, rate in by_dtype.items())
+    return ", ".join(
+        f"{rate:.{0 if rate >= 10 else 1}f} in {dtype}" for dtype, rate in by_dtype.items()
+    )
 
 
 def outcome(measurement: Measurement) -> str:
