@@ -7,6 +7,7 @@
 #include "cuda.h"
 #include "cuda/device.h"
 #include "driver.h"
+#include "splits.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -69,6 +70,15 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_device", &cuda_device, "index"_a,
         "The same of one device, on which alone it creates a context. Raises RuntimeError also "
         "when there is no such device.");
+  m.def(
+      "splits_of",
+      [](std::int64_t wave, std::int64_t blocks, std::int64_t steps, double multiply_adds,
+         double numbers, double operations_a_byte) {
+        return pvt_kernels::splits_of(
+            {wave, blocks, steps, multiply_adds, numbers, operations_a_byte});
+      },
+      "wave"_a, "blocks"_a, "steps"_a, "multiply_adds"_a, "numbers"_a, "operations_a_byte"_a,
+      "See csrc/splits.h.");
   bind_cpu(m.def_submodule("cpu", "The CPU kernels."));
   bind_cuda(m.def_submodule("cuda", "The CUDA kernels."));
   bind_driver(m.def_submodule("driver", "Launches of kernels that were compiled elsewhere."));

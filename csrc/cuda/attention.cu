@@ -1,8 +1,7 @@
 // The C functions of attention: they check a call and hand it to the kernels of the device's
 // family.
-#include <algorithm>
-
 #include "cuda/attention_launch.cuh"
+#include "cuda/blocks.h"
 #include "cuda/dispatch.h"
 
 using namespace pvt_kernels::cuda;
@@ -48,16 +47,12 @@ struct Workspace {
   // On the current device.
   explicit Workspace(const pvtk_attention& call) {
     const std::int64_t batch_heads = call.batch * call.heads;
-    BackwardRows rows;
+    KeyTiling tiling;
     with_family(
-        [&](auto family) { rows = backward_rows<family.value>(call.dtype, call.head_dim); });
-    const std::int64_t key_tiles = ceil_div(call.keys, rows.own);
-    const std::int64_t steps = ceil_div(call.queries, rows.passing);
-    // two waves of the two blocks that a multiprocessor holds
-    const std::int64_t wanted =
-        ceil_div(4 * multiprocessors(), std::max<std::int64_t>(1, key_tiles * batch_heads));
-    steps_per_split = static_cast<int>(ceil_div(steps, std::min(wanted, steps)));
-    splits = static_cast<int>(ceil_div(steps, steps_per_split));
+        [&](auto family) { tiling = dk_dv_tiling<family.value>(call.dtype, call.head_dim); });
+    const Split split = dk_dv_split(call, tiling, multiprocessors());
+    steps_per_split = split.steps;
+    splits = split.count;
     // the partials begin at a multiple of 16 bytes
     delta_floats = ceil_div(batch_heads * call.queries, 4) * 4;
     partial_floats = std::int64_t{splits} * 2 * batch_heads * call.keys * call.head_dim;

@@ -1,19 +1,20 @@
 #include "cuda/attention_backward.cuh"
+#include "cuda/blocks.h"
 #include "cuda/family.cuh"
 #include "cuda/fold_launch.cuh"
 
 namespace pvt_kernels::cuda {
 
 template <>
-BackwardRows backward_rows<kFamily>(pvtk_dtype dtype, std::int64_t head_dim) {
-  BackwardRows rows{};
+KeyTiling dk_dv_tiling<kFamily>(pvtk_dtype dtype, std::int64_t head_dim) {
+  KeyTiling found{};
   with_atom<kFamily>(dtype, [&](auto atom) {
     with_head_dim(head_dim, [&](auto width) {
       using Tiling = typename Config<decltype(atom), decltype(width)::value>::DkDv;
-      rows = {Tiling::kRows, Tiling::kStep};
+      found = {Tiling::kRows, Tiling::kStep, Tiling::kBlocks};
     });
   });
-  return rows;
+  return found;
 }
 
 template <>

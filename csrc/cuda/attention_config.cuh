@@ -1,13 +1,15 @@
-// How the attention kernels are cut, by the atom that multiplies and the width of a head.
+// How the attention kernels are cut, by the atom that multiplies and the width of a head. What is
+// here of a V100 is plain C++, for which its atoms are names.
 #pragma once
 
-#include <type_traits>
-
-#include "cuda/arch/simt.cuh"
-#include "cuda/arch/sm70.cuh"
-#include "cuda/tiles.cuh"
+#include "cuda/arch/warp.h"
 
 namespace pvt_kernels::cuda {
+
+struct Sm70;
+struct Simt70;
+struct Simt75;
+struct Simt80;
 
 // A block of kWarps_ keeps kWarpRows_ rows for each, of queries or of keys, while kStep_ rows of
 // the other pass by at a time. Its threads have registers for kBlocks_ blocks on a multiprocessor.

@@ -146,8 +146,7 @@ def waves(shape: LayerShape, gpu: GpuModel, dtype: torch.dtype) -> dict[str, flo
     installed; before, the CUDA kernels'.
     """
     if gpu.arch < 80:
-        blocks = cuda_launches.blocks_of_a_layer(shape, dtype, gpu.multiprocessors)
-        resident = cuda_launches.RESIDENT.get(dtype, {})
+        counts = cuda_launches.blocks_of_a_layer(shape, dtype, gpu.multiprocessors)
     elif find_spec("triton") is None:
         return {}
     else:
@@ -155,9 +154,8 @@ def waves(shape: LayerShape, gpu: GpuModel, dtype: torch.dtype) -> dict[str, flo
         from pvt_kernels.benchmarking.triton_launches import launches_of_a_layer
 
         launches = launches_of_a_layer(shape, dtype, Gpu(gpu.arch, gpu.multiprocessors))
-        blocks = {name: launch.blocks for name, launch in launches.items()}
-        resident = {name: launch.resident for name, launch in launches.items()}
-    return {name: n / (resident[name] * gpu.multiprocessors) for name, n in blocks.items()}
+        counts = {name: (launch.blocks, launch.resident) for name, launch in launches.items()}
+    return {name: n / (held * gpu.multiprocessors) for name, (n, held) in counts.items()}
 
 
 COLUMNS = (

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pvt_kernels.backends.reference import attention as reference
+from pvt_kernels.backends.tensors import dtype_name
 
 from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
 from ..ops.cases.attention import random_inputs
@@ -226,6 +227,7 @@ def test_bytes_moved(device, code):
     """Every byte once, but for those of the keys (queries), which each tile of the others reads."""
     B, N, M, heads, d = 2, 300, 90, 2, 64
     device.choose(code)
+    device.multiprocessors = 16
     q, k, v = random_inputs(B, N, M, heads, d, dtype=code.dtype)
     size = q.element_size()
     queries, keys = B * N * heads * d * size, B * M * heads * d * size
@@ -238,9 +240,9 @@ def test_bytes_moved(device, code):
     again = (query_tiles - 1) * 2 * keys
     check_bytes(device, Bytes(queries + 2 * keys, queries + rows, again=again))
 
+    splits = device.run("tests.simt.calls.dk_dv_splits", B, N, M, heads, d, dtype_name(q))
+    assert splits > 1
     device.run(f"{CUDA}.backward", torch.randn_like(q), q, k, v, o, lse, 0.1)
-    steps = math.ceil(N / (32 if size == 2 else 16))
-    splits = math.ceil(steps / math.ceil(steps / (4 * 4 / (key_tiles * B * heads))))
     partials = splits * 2 * B * M * heads * d * 4
     keys_again = (splits - 1) * 2 * keys
     queries_again = (key_tiles - 1) * 2 * (queries + rows)

@@ -5,11 +5,11 @@
 
 #include <cuda_runtime.h>
 
+#include "cuda/arch/warp.h"
 #include "cuda/dtype.cuh"
 
 namespace pvt_kernels::cuda {
 
-constexpr int kWarpSize = 32;
 constexpr int kBandRows = 16;
 // of the rows of a band, how many one lane holds a part of
 constexpr int kBandLaneRows = 2;
