@@ -16,10 +16,10 @@ namespace {
 
 py::dict build_info() {
   const pvt_kernels::BuildInfo info = pvt_kernels::build_info();
-  return py::dict("version"_a = info.version, "interface"_a = info.interface,
-                  "compiler"_a = info.compiler, "build_type"_a = info.build_type,
-                  "cuda"_a = info.cuda, "cuda_archs"_a = info.cuda_archs,
-                  "cuda_missing"_a = info.cuda_missing);
+  return py::dict(
+      "version"_a = info.version, "interface"_a = info.interface, "compiler"_a = info.compiler,
+      "build_type"_a = info.build_type, "cuda"_a = info.cuda, "cuda_archs"_a = info.cuda_archs,
+      "cuda_missing"_a = info.cuda_missing, "cuda_treat_as_arch"_a = info.cuda_treat_as_arch);
 }
 
 py::dict describe(const pvt_kernels::CudaDevice& device) {
@@ -57,7 +57,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info,
         "How this module was built: version, interface (the digest of the stubs beside its "
         "sources), compiler, build_type, cuda (nvcc's version or None), cuda_archs (the code it "
-        "holds) and cuda_missing (None, or why it has no CUDA).");
+        "holds), cuda_missing (None, or why it has no CUDA) and cuda_treat_as_arch (None, or the "
+        "architecture whose kernels every GPU runs).");
   m.def("cpu_features", &pvt_kernels::cpu_features,
         "Instruction sets that both this CPU and its operating system support, by the names in "
         "/proc/cpuinfo.");

@@ -8,6 +8,7 @@ class BuildInfo(TypedDict):
     cuda: str | None
     cuda_archs: list[str]
     cuda_missing: str | None
+    cuda_treat_as_arch: int | None
 
 class CudaDevice(TypedDict):
     name: str

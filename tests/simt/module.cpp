@@ -164,7 +164,7 @@ PYBIND11_MODULE(simt_cuda, m) {
       loaded.push_back(launch.loaded);
       stored.push_back(launch.stored);
     }
-    return py::dict("loaded"_a = loaded, "stored"_a = stored,
+    return py::dict("kernels"_a = c.kernels, "loaded"_a = loaded, "stored"_a = stored,
                     "matrix_conflicts"_a = c.matrix_conflicts,
                     "matrices_loaded"_a = c.matrices_loaded,
                     "shared_accesses"_a = c.shared_accesses, "most_bank_ways"_a = c.most_bank_ways);

@@ -157,6 +157,7 @@ cudaError_t cudaLaunchKernel(T* kernel, dim3 grid, dim3 block, void** arguments,
       shared_bytes > allowed_shared_memory[reinterpret_cast<void (*)()>(kernel)])
     return cudaErrorInvalidValue;
   simt::counters.launches.emplace_back();
+  simt::counters.kernels.push_back(simt::symbol_of(reinterpret_cast<void (*)()>(kernel)));
   const auto& parameters = *static_cast<decltype(parameter_of(kernel))*>(arguments[0]);
   simt::run_grid(grid.x, block.x, shared_bytes, [&] { kernel(parameters); });
   return cudaSuccess;
