@@ -1,5 +1,6 @@
 // The C functions of attention: they check a call and hand it to the kernels of the device's
 // family.
+#include "cuda/attention_config.cuh"
 #include "cuda/attention_launch.cuh"
 #include "cuda/blocks.h"
 #include "cuda/dispatch.h"
@@ -42,7 +43,7 @@ void check_alignment(const pvtk_attention& call, const char* name, const pvtk_he
 
 struct Workspace {
   int steps_per_split, splits;
-  std::int64_t delta_floats, partial_floats;
+  std::int64_t delta_floats, progress_words, partial_floats;
 
   // On the current device.
   explicit Workspace(const pvtk_attention& call) {
@@ -53,8 +54,11 @@ struct Workspace {
     const Split split = dk_dv_split(call, tiling, multiprocessors());
     steps_per_split = split.steps;
     splits = split.count;
-    // the partials begin at a multiple of 16 bytes
-    delta_floats = ceil_div(batch_heads * call.queries, 4) * 4;
+    // each part begins at a multiple of 16 bytes
+    const auto padded = [](std::int64_t words) { return ceil_div(words, 4) * 4; };
+    delta_floats = padded(batch_heads * call.queries);
+    const std::int64_t blocks = ceil_div(call.keys, tiling.keys) * splits * batch_heads;
+    progress_words = tiling.with_dq ? padded(1 + blocks * JointTiling::kWarps) : 0;
     partial_floats = std::int64_t{splits} * 2 * batch_heads * call.keys * call.head_dim;
   }
 };
@@ -79,7 +83,7 @@ pvtk_status pvtk_attention_backward_workspace(const pvtk_attention* call, size_t
     checked_sizes(*call);
     const CurrentDevice device(call->device);
     const Workspace workspace(*call);
-    *bytes = (workspace.delta_floats + workspace.partial_floats) * sizeof(float);
+    *bytes = 4 * (workspace.delta_floats + workspace.progress_words + workspace.partial_floats);
   });
 }
 
@@ -97,7 +101,8 @@ pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_heads d_o, 
     const CurrentDevice device(call->device);
     const Workspace w(*call);
     auto* delta = static_cast<float*>(workspace);
-    float* partials = delta + w.delta_floats;
+    auto* progress = reinterpret_cast<unsigned*>(delta + w.delta_floats);
+    auto* partials = reinterpret_cast<float*>(progress + w.progress_words);
     const AttentionBackward p{sizes,
                               d_o,
                               q,
@@ -106,6 +111,8 @@ pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_heads d_o, 
                               o,
                               lse,
                               delta,
+                              progress,
+                              w.progress_words,
                               partials,
                               dq,
                               static_cast<int>(call->batch),

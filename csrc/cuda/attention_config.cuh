@@ -2,6 +2,8 @@
 // here of a V100 is plain C++, for which its atoms are names.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/arch/warp.h"
 
 namespace pvt_kernels::cuda {
@@ -17,6 +19,15 @@ template <int kWarpRows_, int kWarps_, int kStep_, int kBlocks_>
 struct Tiling {
   static constexpr int kWarpRows = kWarpRows_, kWarps = kWarps_, kStep = kStep_, kBlocks = kBlocks_;
   static constexpr int kRows = kWarpRows * kWarps, kThreads = kWarps * kWarpSize;
+  static constexpr bool kWithDq = false;
+};
+
+// The kernel of dk and dv computes dq too: a block of kWarps keeps kRows keys while kStep queries
+// pass by at a time, and its warps share all of either.
+struct JointTiling {
+  static constexpr int kRows = 64, kStep = 64, kWarps = 4, kBlocks = 2;
+  static constexpr int kThreads = kWarps * kWarpSize;
+  static constexpr bool kWithDq = true;
 };
 
 // As many rows pass by as leave room for a second block of a head dim up to 64 in the registers and
@@ -44,7 +55,7 @@ template <int D, int kWarps>
 struct SimtConfig {
   using Forward = Tiling<16, 4, 2048 / D, 2>;
   using Dq = Tiling<16, kWarps, 1024 / D, 2>;
-  using DkDv = Dq;
+  using DkDv = std::conditional_t<D <= 64, JointTiling, Dq>;
 };
 template <int D>
 struct Config<Simt70, D> : SimtConfig<D, 4> {};

@@ -20,6 +20,9 @@ struct AttentionBackward {
   pvtk_heads d_o, q, k, v, o;
   const float* lse;
   float* delta;     // (B, heads, N)
+  // of attention_dq_dk_dv_kernel: the next block's number, then how far each warp of each block is
+  unsigned* progress;
+  std::int64_t progress_words;
   float* partials;  // (splits, 2, B, M, heads, d): dk and dv of each split
   void* dq;
   int batch;

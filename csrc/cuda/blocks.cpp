@@ -10,16 +10,21 @@ namespace {
 template <class Atom, int D>
 std::vector<KernelBlocks> attention_blocks(const pvtk_attention& call, int multiprocessors) {
   using Forward = typename Config<Atom, D>::Forward;
-  using Dq = typename Config<Atom, D>::Dq;
   using DkDv = typename Config<Atom, D>::DkDv;
   const std::int64_t units = call.batch * call.heads;
-  const Split split = dk_dv_split(call, {DkDv::kRows, DkDv::kStep, DkDv::kBlocks}, multiprocessors);
-  const std::int64_t key_tiles = tiles_of(call.keys, DkDv::kRows);
-  return {
-      {"attention_forward", tiles_of(call.queries, Forward::kRows) * units, Forward::kBlocks},
-      {"attention_dq", tiles_of(call.queries, Dq::kRows) * units, Dq::kBlocks},
-      {"attention_dk_dv", key_tiles * units * split.count, DkDv::kBlocks},
-  };
+  const KeyTiling tiling = {DkDv::kRows, DkDv::kStep, DkDv::kBlocks, DkDv::kWithDq};
+  const std::int64_t splits = dk_dv_split(call, tiling, multiprocessors).count;
+  const std::int64_t key_blocks = tiles_of(call.keys, DkDv::kRows) * units * splits;
+  std::vector<KernelBlocks> found = {
+      {"attention_forward", tiles_of(call.queries, Forward::kRows) * units, Forward::kBlocks}};
+  if constexpr (DkDv::kWithDq) {
+    found.push_back({"attention_dq_dk_dv", key_blocks, DkDv::kBlocks});
+  } else {
+    using Dq = typename Config<Atom, D>::Dq;
+    found.push_back({"attention_dq", tiles_of(call.queries, Dq::kRows) * units, Dq::kBlocks});
+    found.push_back({"attention_dk_dv", key_blocks, DkDv::kBlocks});
+  }
+  return found;
 }
 
 template <class Atom>

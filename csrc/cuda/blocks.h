@@ -34,17 +34,19 @@ struct Split {
   }
 };
 
-// How many keys a block of dk and dv keeps, how many queries pass by at a time, and how many blocks
-// a multiprocessor holds.
+// How many keys a block of dk and dv keeps, how many queries pass by at a time, how many blocks a
+// multiprocessor holds, and whether they compute dq too.
 struct KeyTiling {
   int keys, queries, blocks;
+  bool with_dq;
 };
 
 inline Split dk_dv_split(const pvtk_attention& call, const KeyTiling& tiling, int multiprocessors) {
   const std::int64_t units = call.batch * call.heads;
+  const double products = tiling.with_dq ? 5 : 4;
   return Split({multiprocessors * tiling.blocks, tiles_of(call.keys, tiling.keys) * units,
                 tiles_of(call.queries, tiling.queries),
-                4.0 * tiling.keys * tiling.queries * call.head_dim,
+                products * tiling.keys * tiling.queries * call.head_dim,
                 2.0 * units * call.keys * call.head_dim, operations_a_byte(call.dtype)});
 }
 

@@ -16,6 +16,7 @@
 #include "cuda/arch/sm80.cuh"
 #include "cuda/attention_backward.cuh"
 #include "cuda/attention_forward.cuh"
+#include "cuda/attention_joint_backward.cuh"
 #include "cuda/spatial_reduction_backward.cuh"
 #include "cuda/spatial_reduction_forward.cuh"
 #include "simt.h"
@@ -115,8 +116,12 @@ void add_attention(py::dict& blocks, const std::string& atom) {
   };
   using Tilings = Config<Atom, D>;
   add("attention_forward", Tilings::Forward::kThreads, ForwardMemory<Atom, D>::kBytes);
-  add("attention_dq", Tilings::Dq::kThreads, DqMemory<Atom, D>::kBytes);
-  add("attention_dk_dv", Tilings::DkDv::kThreads, DkDvMemory<Atom, D>::kBytes);
+  if constexpr (Tilings::DkDv::kWithDq) {
+    add("attention_dq_dk_dv", Tilings::DkDv::kThreads, JointMemory<Atom, D>::kBytes);
+  } else {
+    add("attention_dq", Tilings::Dq::kThreads, DqMemory<Atom, D>::kBytes);
+    add("attention_dk_dv", Tilings::DkDv::kThreads, DkDvMemory<Atom, D>::kBytes);
+  }
 }
 
 template <class Atom>
