@@ -53,7 +53,7 @@ struct Config<Sm70, D> {
 
 template <int D, int kWarps>
 struct SimtConfig {
-  using Forward = Tiling<16, 4, 2048 / D, 2>;
+  using Forward = Tiling<D <= 64 ? 32 : 16, 4, D <= 32 ? 64 : D <= 64 ? 24 : 16, 2>;
   using Dq = Tiling<16, kWarps, 1024 / D, 2>;
   using DkDv = std::conditional_t<D <= 64, JointTiling, Dq>;
 };

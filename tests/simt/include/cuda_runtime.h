@@ -77,6 +77,23 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask) {
   return mine.out;
 }
 
+// From the lane of that number among `width` neighbours.
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source, int width) {
+  if (mask != 0xffffffff) simt::fail("a shuffle of a part of a warp");
+  struct Operands {
+    T in, out;
+    int source, width;
+  } mine = {value, T{}, source, width};
+  simt::in_lockstep(mine, [](simt::Lanes<Operands> lanes) {
+    for (int i = 0; i < simt::kLanes; ++i) {
+      const int first = i / lanes[i]->width * lanes[i]->width;
+      lanes[i]->out = lanes[first + lanes[i]->source % lanes[i]->width]->in;
+    }
+  });
+  return mine.out;
+}
+
 // The runtime.
 
 enum cudaError_t {
