@@ -1,4 +1,4 @@
-// Attention backward, in three kernels:
+// Attention backward, in three kernels; attention_joint_backward.cuh has another form:
 //   dq         query-stationary, as the forward; also delta = rowsum(do * o) of its queries
 //   dk and dv  key-stationary; the queries are split among blocks, since there are few keys
 //   fold       adds the splits, for dk and for dv

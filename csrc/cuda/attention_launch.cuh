@@ -19,7 +19,7 @@ struct AttentionBackward {
   AttentionSizes sizes;
   pvtk_heads d_o, q, k, v, o;
   const float* lse;
-  float* delta;     // (B, heads, N)
+  float* delta;  // (B, heads, N)
   // of attention_dq_dk_dv_kernel: the next block's number, then how far each warp of each block is
   unsigned* progress;
   std::int64_t progress_words;

@@ -13,6 +13,7 @@ from pvt_kernels.benchmarking.shapes import LayerShape
 # what model.py calls those that it calls otherwise
 COSTS = {
     "attention_dk_dv": "attention_dkdv",
+    "attention_dq_dk_dv": "attention_dqdkdv",
     "spatial_reduction_product": "convolution",
     "spatial_reduction_dx": "dx",
     "spatial_reduction_dweight": "dweight",

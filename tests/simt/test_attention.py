@@ -233,8 +233,8 @@ def test_bytes_moved(device, code):
     queries, keys = B * N * heads * d * size, B * M * heads * d * size
     rows = B * heads * N * 4
     # that a block keeps: twice as many where a warp has two bands of 16
-    block_rows = 128 if code == Code(70, torch.float16) else 64
-    query_tiles, key_tiles = math.ceil(N / block_rows), math.ceil(M / block_rows)
+    block_rows = 128 if size == 4 or code == Code(70, torch.float16) else 64
+    query_tiles = math.ceil(N / block_rows)
 
     o, lse = device.run(f"{CUDA}.forward", q, k, v, 0.1)
     again = (query_tiles - 1) * 2 * keys
@@ -244,6 +244,25 @@ def test_bytes_moved(device, code):
     assert splits > 1
     device.run(f"{CUDA}.backward", torch.randn_like(q), q, k, v, o, lse, 0.1)
     partials = splits * 2 * B * M * heads * d * 4
+    if size == 4:
+        # fp32: delta; dq, dk and dv, with q twice a step, and k and v too; the fold
+        steps, key_tiles = math.ceil(N / 64), math.ceil(M / 64)
+        numbers = 4 * math.ceil((1 + key_tiles * splits * B * heads * 4) / 4) * 4
+        q_and_do = (3 * key_tiles - 2) * queries + (key_tiles - 1) * 2 * rows
+        k_and_v = (splits + 2 * steps - 2) * keys
+        dq_again = (key_tiles - 1) * queries
+        check_bytes(
+            device,
+            Bytes(2 * queries, rows + numbers),
+            Bytes(
+                2 * (keys + queries + rows),
+                key_tiles * queries + partials,
+                again=q_and_do + k_and_v + dq_again,
+            ),
+            Bytes(partials, 2 * keys),
+        )
+        return
+    key_tiles = math.ceil(M / block_rows)
     keys_again = (splits - 1) * 2 * keys
     queries_again = (key_tiles - 1) * 2 * (queries + rows)
     check_bytes(

@@ -30,6 +30,7 @@ KERNELS = (
     "attention_forward",
     "attention_dq",
     "attention_dk_dv",
+    "attention_dq_dk_dv",
     "spatial_reduction_product",
     "spatial_reduction_dx",
     "spatial_reduction_dweight",
@@ -40,7 +41,23 @@ OTHER_KERNELS = (
     "spatial_reduction_sums",
     "fold",
 )
+SPACE = "pvt_kernels::cuda::"
+WIDTHS = (32, 64, 128)
 REGISTERS = 64 * 1024
+
+
+def kernels(atom: str, width: int | None = None) -> list[str]:
+    """With products: the attention's for a head dim, or those that have none."""
+    if width is None:
+        return [kernel for kernel in KERNELS if not kernel.startswith("attention")]
+    # fp32 has dq, dk and dv in one kernel up to 64
+    joint = atom.startswith("Simt") and width <= 64
+    backward = ["attention_dq_dk_dv"] if joint else ["attention_dq", "attention_dk_dv"]
+    return ["attention_forward", *backward]
+
+
+def expected(atoms: set[str]) -> int:
+    return sum(len(kernels(atom, width)) for atom in atoms for width in (None, *WIDTHS))
 
 
 @dataclass(frozen=True)
@@ -152,13 +169,15 @@ def table():
 
 def instances(atoms: list[str], widths: tuple[int, ...]) -> list[str]:
     """Of every kernel, as C++ writes them."""
-    space = "pvt_kernels::cuda::"
-    return [
-        f"{kernel}_kernel<{space}{atom}{width}>"
-        for atom in atoms
-        for kernel in KERNELS + OTHER_KERNELS
-        for width in ([f", {d}" for d in widths] if kernel.startswith("attention") else [""])
-    ]
+    names = []
+    for atom in atoms:
+        names += [f"{kernel}_kernel<{SPACE}{atom}>" for kernel in [*kernels(atom), *OTHER_KERNELS]]
+        for width in widths:
+            of_width = kernels(atom, width)
+            if "attention_dq_dk_dv" in of_width:
+                of_width.append("attention_delta")
+            names += [f"{kernel}_kernel<{SPACE}{atom}, {width}>" for kernel in of_width]
+    return names
 
 
 def intended_blocks(c: Compiled) -> int:
@@ -189,7 +208,7 @@ def test_code_of_nvcc(device, table, gpu):
     compiled = by_nvcc(arch)
     atoms = {"Simt75", "Sm75"} if arch < 80 else {"Simt80", "Sm80 half", "Sm80 bf16"}
     assert {c.atom for c in compiled} == atoms
-    assert len(compiled) == len(atoms) * (3 * 3 + 3)
+    assert len(compiled) == expected(atoms)
     check(gpu, compiled, device.run("simt_cuda.blocks"), table)
 
 
@@ -217,11 +236,12 @@ def test_tensor_cores_in_the_code_of_nvcc(gpu, instruction):
 
 
 def test_code_for_sm_70(device, table):
-    names = instances(["Simt70", "Sm70", "Sm70Wmma"], (32, 64, 128))
+    atoms = ["Simt70", "Sm70", "Sm70Wmma"]
+    names = instances(atoms, WIDTHS)
     code = compile_kernels("12.9", 70, names)
     assert len(code.usage) == len(names)
     compiled = [c for symbol, stack, regs in code.usage if (c := describe(70, symbol, regs, stack))]
-    assert len(compiled) == 3 * (3 * 3 + 3)
+    assert len(compiled) == expected(set(atoms))
     check(70, compiled, device.run("simt_cuda.blocks"), table)
     for entry in code.ptx.split(".entry ")[1:]:
         symbol = entry.split("(")[0]

@@ -69,8 +69,8 @@ struct Simt {
       for (int tile = 0; tile < kColumns / 8; ++tile)
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
-          const auto columns = ptx::load_shared(reinterpret_cast<const Pair<float>*>(
-              b + (depth + k) * b_stride + c.column(tile, 0)));
+          const auto columns = ptx::load_shared(
+              reinterpret_cast<const Pair<float>*>(b + (depth + k) * b_stride + c.column(tile, 0)));
 #pragma unroll
           for (int i = 0; i < 2 * kLaneRows; ++i) {
             float& sum = c.x[i / 4][tile][i % 4];
