@@ -30,6 +30,9 @@ BuildInfo build_info() {
   info.cuda = none_if_empty(PVT_KERNELS_CUDA_VERSION);
   info.cuda_archs = split(PVT_KERNELS_CUDA_ARCHS);
   info.cuda_missing = none_if_empty(PVT_KERNELS_CUDA_MISSING);
+#ifdef PVT_KERNELS_TREAT_AS_ARCH
+  info.cuda_treat_as_arch = PVT_KERNELS_TREAT_AS_ARCH;
+#endif
   return info;
 }
 

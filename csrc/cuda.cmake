@@ -5,6 +5,7 @@
 #   cuda_families  the families of architectures that it is for: 75;80
 #   cuda_flags     what nvcc compiles code for all of them with
 #   cuda_flags_75  for one family
+#   cuda_treat_as_arch  of whose family alone the build is, for every GPU; empty as a rule
 
 # Without a GPU to go by, one of each generation: machine code runs on what is newer within its
 # generation (8.6 and 8.9 run sm_80), and the PTX on all that is newer.
@@ -13,6 +14,9 @@ set(default_archs 70 75 80 90 120)
 # is compiled to PTX once, from which machine code is made for each of its architectures.
 set(families 70 75 80)
 set(oldest_arch 70)
+# What PVT_KERNELS_TREAT_AS_ARCH may be, the environment's or CMake's variable: then every GPU runs
+# the kernels for that one, which so can be checked where there is none.
+set(treat_as_archs 70 75)
 set(without_cuda "set PVT_KERNELS_CUDA_ARCHS=none to build without CUDA")
 
 set(cuda_missing "")
@@ -20,6 +24,17 @@ set(cuda_version "")
 set(cuda_archs "")
 set(cuda_families "")
 set(cuda_flags "")
+
+if(DEFINED PVT_KERNELS_TREAT_AS_ARCH)
+  set(cuda_treat_as_arch "${PVT_KERNELS_TREAT_AS_ARCH}")
+else()
+  set(cuda_treat_as_arch "$ENV{PVT_KERNELS_TREAT_AS_ARCH}")
+endif()
+if(NOT cuda_treat_as_arch STREQUAL "" AND NOT cuda_treat_as_arch IN_LIST treat_as_archs)
+  list(JOIN treat_as_archs " or " accepted_archs)
+  message(FATAL_ERROR "PVT_KERNELS_TREAT_AS_ARCH must be ${accepted_archs}, or nothing, "
+    "got ${cuda_treat_as_arch}")
+endif()
 
 string(REGEX MATCHALL "[^;, ]+" requested_archs "$ENV{PVT_KERNELS_CUDA_ARCHS}")
 
@@ -40,6 +55,10 @@ else()
 endif()
 
 if(cuda_missing)
+  if(cuda_treat_as_arch)
+    message(FATAL_ERROR "PVT_KERNELS_TREAT_AS_ARCH=${cuda_treat_as_arch} asks for CUDA kernels, "
+      "and the build has none: ${cuda_missing}")
+  endif()
   message(NOTICE "pvt_kernels: building without CUDA: ${cuda_missing}")
   return()
 endif()
@@ -109,24 +128,36 @@ list(REMOVE_DUPLICATES archs)
 list(SORT archs COMPARE NATURAL)
 
 # To each family its architectures, and to the newest one also the PTX.
+set(used_families "")
 foreach(arch IN LISTS archs)
   foreach(candidate IN LISTS families)
     if(arch GREATER_EQUAL candidate)
       set(family ${candidate})
     endif()
   endforeach()
-  list(APPEND cuda_families ${family})
+  if(cuda_treat_as_arch AND arch LESS cuda_treat_as_arch)
+    message(FATAL_ERROR "PVT_KERNELS_TREAT_AS_ARCH=${cuda_treat_as_arch} is for newer GPUs than "
+      "${arch}, which is among the architectures of this build: leave it out of "
+      "PVT_KERNELS_CUDA_ARCHS")
+  endif()
+  list(APPEND used_families ${family})
   list(APPEND cuda_archs sm_${arch})
   list(APPEND codes_${family} sm_${arch})
 endforeach()
-list(REMOVE_DUPLICATES cuda_families)
+list(REMOVE_DUPLICATES used_families)
 list(APPEND cuda_archs compute_${family})
 list(APPEND codes_${family} compute_${family})
-foreach(family IN LISTS cuda_families)
+foreach(family IN LISTS used_families)
   list(JOIN codes_${family} "," codes)
-  set(cuda_flags_${family} "--generate-code=arch=compute_${family},code=[${codes}]")
-  list(APPEND cuda_flags ${cuda_flags_${family}})
+  set(flag "--generate-code=arch=compute_${family},code=[${codes}]")
+  list(APPEND cuda_flags ${flag})
+  if(cuda_treat_as_arch)
+    set(family ${cuda_treat_as_arch})
+  endif()
+  list(APPEND cuda_families ${family})
+  list(APPEND cuda_flags_${family} ${flag})
 endforeach()
+list(REMOVE_DUPLICATES cuda_families)
 # by cuda_flags, since CMake would compile to PTX once for each architecture
 set(CMAKE_CUDA_ARCHITECTURES OFF)
 
@@ -136,4 +167,7 @@ set(CMAKE_CUDA_COMPILER "${nvcc}")
 enable_language(CUDA)
 set(cuda_version "${CMAKE_CUDA_COMPILER_VERSION}")
 list(JOIN cuda_archs " " archs)
+if(cuda_treat_as_arch)
+  string(APPEND archs ", all with the kernels of ${cuda_treat_as_arch}")
+endif()
 message(NOTICE "pvt_kernels: building with CUDA ${cuda_version} for ${archs}")

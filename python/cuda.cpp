@@ -3,6 +3,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/blocks.h"
 #include "cuda/launch.h"
 
 namespace py = pybind11;
@@ -146,4 +147,18 @@ void bind_cuda(py::module_ m) {
       "call"_a, "dy"_a, "x"_a, "weight"_a, "norm_weight"_a, "normalized"_a, "rstd"_a, "dx"_a,
       "dweight"_a, "dbias"_a, "dnorm_weight"_a, "dnorm_bias"_a, "workspace"_a,
       py::call_guard<py::gil_scoped_release>(), "See csrc/cuda/launch.h.");
+
+  m.def(
+      "blocks_on_a_v100",
+      [](const pvtk_attention& attention, const pvtk_spatial_reduction* reduction,
+         int multiprocessors) {
+        py::dict found;
+        for (const auto& [kernel, blocks, resident] :
+             pvt_kernels::cuda::blocks_on_a_v100(attention, reduction, multiprocessors))
+          found[kernel.c_str()] = py::make_tuple(blocks, resident);
+        return found;
+      },
+      "attention"_a, "reduction"_a, "multiprocessors"_a,
+      "Of the kernels with products: {kernel: (blocks of the grid, blocks that a multiprocessor "
+      "holds at least)}. Asks no device.");
 }

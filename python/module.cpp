@@ -7,6 +7,7 @@
 #include "cuda.h"
 #include "cuda/device.h"
 #include "driver.h"
+#include "splits.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -15,10 +16,10 @@ namespace {
 
 py::dict build_info() {
   const pvt_kernels::BuildInfo info = pvt_kernels::build_info();
-  return py::dict("version"_a = info.version, "interface"_a = info.interface,
-                  "compiler"_a = info.compiler, "build_type"_a = info.build_type,
-                  "cuda"_a = info.cuda, "cuda_archs"_a = info.cuda_archs,
-                  "cuda_missing"_a = info.cuda_missing);
+  return py::dict(
+      "version"_a = info.version, "interface"_a = info.interface, "compiler"_a = info.compiler,
+      "build_type"_a = info.build_type, "cuda"_a = info.cuda, "cuda_archs"_a = info.cuda_archs,
+      "cuda_missing"_a = info.cuda_missing, "cuda_treat_as_arch"_a = info.cuda_treat_as_arch);
 }
 
 py::dict describe(const pvt_kernels::CudaDevice& device) {
@@ -56,7 +57,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info,
         "How this module was built: version, interface (the digest of the stubs beside its "
         "sources), compiler, build_type, cuda (nvcc's version or None), cuda_archs (the code it "
-        "holds) and cuda_missing (None, or why it has no CUDA).");
+        "holds), cuda_missing (None, or why it has no CUDA) and cuda_treat_as_arch (None, or the "
+        "architecture whose kernels every GPU runs).");
   m.def("cpu_features", &pvt_kernels::cpu_features,
         "Instruction sets that both this CPU and its operating system support, by the names in "
         "/proc/cpuinfo.");
@@ -69,6 +71,15 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_device", &cuda_device, "index"_a,
         "The same of one device, on which alone it creates a context. Raises RuntimeError also "
         "when there is no such device.");
+  m.def(
+      "splits_of",
+      [](std::int64_t wave, std::int64_t blocks, std::int64_t steps, double multiply_adds,
+         double numbers, double operations_a_byte) {
+        return pvt_kernels::splits_of(
+            {wave, blocks, steps, multiply_adds, numbers, operations_a_byte});
+      },
+      "wave"_a, "blocks"_a, "steps"_a, "multiply_adds"_a, "numbers"_a, "operations_a_byte"_a,
+      "See csrc/splits.h.");
   bind_cpu(m.def_submodule("cpu", "The CPU kernels."));
   bind_cuda(m.def_submodule("cuda", "The CUDA kernels."));
   bind_driver(m.def_submodule("driver", "Launches of kernels that were compiled elsewhere."));

@@ -35,7 +35,7 @@ def test_build_info_is_complete():
     info = _C.build_info()
     assert set(info) == {
         *("version", "interface", "compiler", "build_type"),
-        *("cuda", "cuda_archs", "cuda_missing"),
+        *("cuda", "cuda_archs", "cuda_missing", "cuda_treat_as_arch"),
     }
     assert info["version"] == importlib.metadata.version("pvt_kernels")
     assert info["interface"] == _compiled.interface()
@@ -48,6 +48,7 @@ def test_build_info_has_cuda_or_a_reason():
     if info["cuda"] is None:
         assert info["cuda_missing"]
         assert info["cuda_archs"] == []
+        assert info["cuda_treat_as_arch"] is None
     else:
         assert info["cuda_missing"] is None
         assert re.fullmatch(r"\d+\.\d+\.\d+", info["cuda"])
@@ -229,6 +230,7 @@ set(PROJECT_BINARY_DIR "{tmp_path}")
 set(CMAKE_PLATFORM_INFO_DIR "{tmp_path}")
 include("{ROOT}/csrc/cuda.cmake")
 message(NOTICE "code: ${{cuda_archs}} flags: ${{cuda_flags}}")
+message(NOTICE "families: ${{cuda_families}}, of 70: ${{cuda_flags_70}}")
 """
     )
 
@@ -271,6 +273,39 @@ def test_every_family_is_compiled_to_ptx_once(chosen_code, fake_tools):
     assert "--generate-code=arch=compute_80,code=[sm_86,sm_90,compute_80]\n" in output
 
 
+def test_treated_as_an_older_gpu_all_run_its_family(chosen_code, fake_tools):
+    output = chosen_code(
+        fake_tools(nvcc=LISTS_MORE_ARCHS),
+        PVT_KERNELS_CUDA_ARCHS="75 90",
+        PVT_KERNELS_TREAT_AS_ARCH="70",
+    )
+    assert "code: sm_75;sm_90;compute_80 flags:" in output
+    # by nvcc for what it knows, and no older
+    flags = (
+        "--generate-code=arch=compute_75,code=[sm_75];"
+        "--generate-code=arch=compute_80,code=[sm_90,compute_80]"
+    )
+    assert f"families: 70, of 70: {flags}\n" in output
+    assert "sm_90 compute_80, all with the kernels of 70" in output
+
+
+@pytest.mark.parametrize(
+    ("arch", "archs", "message"),
+    [
+        ("80", "80", "PVT_KERNELS_TREAT_AS_ARCH must be 70 or 75, or nothing, got 80"),
+        ("75", "none", "PVT_KERNELS_TREAT_AS_ARCH=75 asks for CUDA kernels, and the build has"),
+        ("75", "70 80", "PVT_KERNELS_TREAT_AS_ARCH=75 is for newer GPUs than 70, which is among"),
+    ],
+)
+def test_an_architecture_that_no_gpu_can_be_treated_as(configure, fake_tools, arch, archs, message):
+    lists = 'if [ "$1" = --list-gpu-arch ]; then echo compute_70 compute_80; fi'
+    run = configure(
+        PVT_KERNELS_TREAT_AS_ARCH=arch, PVT_KERNELS_CUDA_ARCHS=archs, PATH=fake_tools(nvcc=lists)
+    )
+    assert run.returncode != 0
+    assert message in words(run.stdout)
+
+
 def test_nvcc_that_cannot_compile_is_an_error_with_a_way_out(configure, fake_tools):
     run = configure(PATH=fake_tools(nvcc="echo unsupported host compiler >&2; exit 1"))
     assert run.returncode != 0
@@ -303,3 +338,57 @@ print(status.code, status.message.decode())
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     refusal = "queries must be from 1 to 2^30, got 0"
     assert result.stdout == f"1 attention_backward_workspace: {refusal}\n"
+
+
+@pytest.mark.parametrize(
+    ("treat_as", "instruction", "machine_instruction"),
+    [
+        ("70", "mma.sync.aligned.m8n8k4", "HMMA.884"),
+        ("75", "mma.sync.aligned.m16n8k8", "HMMA.1688"),
+    ],
+)
+def test_the_kernels_of_an_older_gpu_compile_for_newer_ones(
+    configure, tmp_path, treat_as, instruction, machine_instruction
+):
+    run = configure(
+        source=ROOT / "csrc" / "cuda",
+        PVT_KERNELS_CUDA_ARCHS="75 90",
+        PVT_KERNELS_TREAT_AS_ARCH=treat_as,
+    )
+    if "there is no nvcc on PATH" in words(run.stdout):
+        pytest.skip("no nvcc is installed here")
+    assert run.returncode == 0, run.stdout
+    cmake = importlib.import_module("cmake")
+    # one of the sources, to be quick
+    compiled = f"CMakeFiles/cuda_{treat_as}.dir/attention_forward.cu.o"
+    build = [Path(cmake.CMAKE_BIN_DIR, "cmake"), "--build", tmp_path, "--target", compiled]
+    subprocess.run(build, check=True)
+    tool = find_cuobjdump()
+    if tool is None:
+        pytest.skip("no cuobjdump on PATH or in triton")
+    path = os.pathsep.join([str(Path(tool).parent), os.environ["PATH"]])
+
+    def kernels(*options: str, title: str) -> dict[str, str]:
+        """Symbol -> text of the compiled kernels."""
+        command = [tool, *options, tmp_path / compiled]
+        listing = subprocess.run(
+            command, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=True
+        ).stdout
+        parts = listing.split(title)[1:]
+        return {re.match(r"\w+", part)[0]: part for part in parts}
+
+    by_arch = {
+        arch: kernels("-sass", "-arch", arch, title="Function : ") for arch in ("sm_75", "sm_90")
+    }
+    atoms = {f"Sm{treat_as}", f"Simt{treat_as}", *(["Sm70Wmma"] if treat_as == "70" else [])}
+    for found in by_arch.values():
+        assert {re.search(r"\d(S[a-z]+\d\d(Wmma)?)", symbol)[1] for symbol in found} == atoms
+    # 7.5 has both instructions; 9.0 computes the older one otherwise, but takes its PTX
+    for found, expected in (
+        (by_arch["sm_75"], machine_instruction),
+        (kernels("-ptx", title=".entry "), instruction),
+    ):
+        pattern = rf"\dSm{treat_as}[EL]"
+        multiplying = [text for symbol, text in found.items() if re.search(pattern, symbol)]
+        assert len(multiplying) == 3
+        assert all(expected in text for text in multiplying)

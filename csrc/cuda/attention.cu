@@ -1,8 +1,8 @@
 // The C functions of attention: they check a call and hand it to the kernels of the device's
 // family.
-#include <algorithm>
-
+#include "cuda/attention_config.cuh"
 #include "cuda/attention_launch.cuh"
+#include "cuda/blocks.h"
 #include "cuda/dispatch.h"
 
 using namespace pvt_kernels::cuda;
@@ -43,23 +43,22 @@ void check_alignment(const pvtk_attention& call, const char* name, const pvtk_he
 
 struct Workspace {
   int steps_per_split, splits;
-  std::int64_t delta_floats, partial_floats;
+  std::int64_t delta_floats, progress_words, partial_floats;
 
   // On the current device.
   explicit Workspace(const pvtk_attention& call) {
     const std::int64_t batch_heads = call.batch * call.heads;
-    BackwardRows rows;
+    KeyTiling tiling;
     with_family(
-        [&](auto family) { rows = backward_rows<family.value>(call.dtype, call.head_dim); });
-    const std::int64_t key_tiles = ceil_div(call.keys, rows.own);
-    const std::int64_t steps = ceil_div(call.queries, rows.passing);
-    // two waves of the two blocks that a multiprocessor holds
-    const std::int64_t wanted =
-        ceil_div(4 * multiprocessors(), std::max<std::int64_t>(1, key_tiles * batch_heads));
-    steps_per_split = static_cast<int>(ceil_div(steps, std::min(wanted, steps)));
-    splits = static_cast<int>(ceil_div(steps, steps_per_split));
-    // the partials begin at a multiple of 16 bytes
-    delta_floats = ceil_div(batch_heads * call.queries, 4) * 4;
+        [&](auto family) { tiling = dk_dv_tiling<family.value>(call.dtype, call.head_dim); });
+    const Split split = dk_dv_split(call, tiling, multiprocessors());
+    steps_per_split = split.steps;
+    splits = split.count;
+    // each part begins at a multiple of 16 bytes
+    const auto padded = [](std::int64_t words) { return ceil_div(words, 4) * 4; };
+    delta_floats = padded(batch_heads * call.queries);
+    const std::int64_t blocks = ceil_div(call.keys, tiling.keys) * splits * batch_heads;
+    progress_words = tiling.with_dq ? padded(1 + blocks * JointTiling::kWarps) : 0;
     partial_floats = std::int64_t{splits} * 2 * batch_heads * call.keys * call.head_dim;
   }
 };
@@ -84,7 +83,7 @@ pvtk_status pvtk_attention_backward_workspace(const pvtk_attention* call, size_t
     checked_sizes(*call);
     const CurrentDevice device(call->device);
     const Workspace workspace(*call);
-    *bytes = (workspace.delta_floats + workspace.partial_floats) * sizeof(float);
+    *bytes = 4 * (workspace.delta_floats + workspace.progress_words + workspace.partial_floats);
   });
 }
 
@@ -102,7 +101,8 @@ pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_heads d_o, 
     const CurrentDevice device(call->device);
     const Workspace w(*call);
     auto* delta = static_cast<float*>(workspace);
-    float* partials = delta + w.delta_floats;
+    auto* progress = reinterpret_cast<unsigned*>(delta + w.delta_floats);
+    auto* partials = reinterpret_cast<float*>(progress + w.progress_words);
     const AttentionBackward p{sizes,
                               d_o,
                               q,
@@ -111,6 +111,8 @@ pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_heads d_o, 
                               o,
                               lse,
                               delta,
+                              progress,
+                              w.progress_words,
                               partials,
                               dq,
                               static_cast<int>(call->batch),

@@ -1,19 +1,21 @@
 #include "cuda/attention_backward.cuh"
+#include "cuda/attention_joint_backward.cuh"
+#include "cuda/blocks.h"
 #include "cuda/family.cuh"
 #include "cuda/fold_launch.cuh"
 
 namespace pvt_kernels::cuda {
 
 template <>
-BackwardRows backward_rows<kFamily>(pvtk_dtype dtype, std::int64_t head_dim) {
-  BackwardRows rows{};
+KeyTiling dk_dv_tiling<kFamily>(pvtk_dtype dtype, std::int64_t head_dim) {
+  KeyTiling found{};
   with_atom<kFamily>(dtype, [&](auto atom) {
     with_head_dim(head_dim, [&](auto width) {
       using Tiling = typename Config<decltype(atom), decltype(width)::value>::DkDv;
-      rows = {Tiling::kRows, Tiling::kStep};
+      found = {Tiling::kRows, Tiling::kStep, Tiling::kBlocks, Tiling::kWithDq};
     });
   });
-  return rows;
+  return found;
 }
 
 template <>
@@ -25,14 +27,22 @@ void launch_attention_backward<kFamily>(const pvtk_attention& call, const Attent
     using Atom = decltype(atom);
     with_head_dim(call.head_dim, [&](auto width) {
       constexpr int D = decltype(width)::value;
-      using Dq = typename Config<Atom, D>::Dq;
       using DkDv = typename Config<Atom, D>::DkDv;
-      const std::int64_t query_blocks = ceil_div(call.queries, Dq::kRows) * batch_heads;
       const std::int64_t key_blocks = ceil_div(call.keys, DkDv::kRows) * p.splits * batch_heads;
-      launch(attention_dq_kernel<Atom, D>, query_blocks, Dq::kThreads, DqMemory<Atom, D>::kBytes,
-             call.stream, p);
-      launch(attention_dk_dv_kernel<Atom, D>, key_blocks, DkDv::kThreads,
-             DkDvMemory<Atom, D>::kBytes, call.stream, p);
+      if constexpr (DkDv::kWithDq) {
+        using Memory = JointMemory<Atom, D>;
+        const std::int64_t delta_blocks = ceil_div(call.queries, DkDv::kStep) * batch_heads;
+        launch(attention_delta_kernel<Atom, D>, delta_blocks, DkDv::kThreads, 0, call.stream, p);
+        launch(attention_dq_dk_dv_kernel<Atom, D>, key_blocks, DkDv::kThreads, Memory::kBytes,
+               call.stream, p);
+      } else {
+        using Dq = typename Config<Atom, D>::Dq;
+        const std::int64_t query_blocks = ceil_div(call.queries, Dq::kRows) * batch_heads;
+        launch(attention_dq_kernel<Atom, D>, query_blocks, Dq::kThreads, DqMemory<Atom, D>::kBytes,
+               call.stream, p);
+        launch(attention_dk_dv_kernel<Atom, D>, key_blocks, DkDv::kThreads,
+               DkDvMemory<Atom, D>::kBytes, call.stream, p);
+      }
     });
     launch_fold<Atom>({p.partials, p.splits, 2, values, {dk, dv}}, call.stream);
   });

@@ -1,4 +1,4 @@
-// Attention backward, in three kernels:
+// Attention backward, in three kernels; attention_joint_backward.cuh has another form:
 //   dq         query-stationary, as the forward; also delta = rowsum(do * o) of its queries
 //   dk and dv  key-stationary; the queries are split among blocks, since there are few keys
 //   fold       adds the splits, for dk and for dv
@@ -69,6 +69,22 @@ struct LogSumExp {
     return ptx::exp2(x);
   }
 };
+
+// Writes a warp's part of dk or dv times `factor`, of `rows` keys from `to` on and of channels from
+// `first_channel` on.
+template <class Layout, int kRows, int kColumns>
+__device__ __forceinline__ void write_gradient(float* to,
+                                               const Accumulator<Layout, kRows, kColumns>& from,
+                                               float factor, int rows, int first_channel,
+                                               const AttentionSizes& s) {
+  const int stride = s.heads * s.head_dim;
+  from.for_each_pair([&](int row, int column, float first, float second) {
+    const int channel = first_channel + column;
+    if (row < rows && channel < s.head_dim)
+      ptx::store_global(reinterpret_cast<float2*>(to + std::int64_t{row} * stride + channel),
+                        make_float2(first * factor, second * factor));
+  });
+}
 
 template <class Atom, int D>
 using DqMemory = BackwardMemory<Atom, D, typename Config<Atom, D>::Dq, Config<Atom, D>::Dq::kRows>;
@@ -267,16 +283,8 @@ __global__ void __launch_bounds__(Config<Atom, D>::DkDv::kThreads, Config<Atom, 
   const std::int64_t tensor = std::int64_t{p.batch} * s.keys * s.heads * s.head_dim;
   float* partial =
       p.partials + again.tile / key_tiles * 2 * tensor + row_offset(again, s.keys, warp_key, s);
-  const int stride = s.heads * s.head_dim;
-  const auto write = [&](float* to, const Gradient& from, float factor) {
-    from.for_each_pair([&](int row, int column, float first, float second) {
-      if (warp_key + row < s.keys && column < s.head_dim)
-        ptx::store_global(reinterpret_cast<float2*>(to + std::int64_t{row} * stride + column),
-                          make_float2(first * factor, second * factor));
-    });
-  };
-  write(partial, dk, s.scale);
-  write(partial + tensor, dv, 1.0f);
+  write_gradient(partial, dk, s.scale, s.keys - warp_key, 0, s);
+  write_gradient(partial + tensor, dv, 1.0f, s.keys - warp_key, 0, s);
 }
 
 }  // namespace pvt_kernels::cuda

@@ -6,6 +6,8 @@
 
 namespace pvt_kernels::cuda {
 
+struct KeyTiling;
+
 struct AttentionForward {
   AttentionSizes sizes;
   pvtk_heads q, k, v;
@@ -17,20 +19,19 @@ struct AttentionBackward {
   AttentionSizes sizes;
   pvtk_heads d_o, q, k, v, o;
   const float* lse;
-  float* delta;     // (B, heads, N)
+  float* delta;  // (B, heads, N)
+  // of attention_dq_dk_dv_kernel: the next block's number, then how far each warp of each block is
+  unsigned* progress;
+  std::int64_t progress_words;
   float* partials;  // (splits, 2, B, M, heads, d): dk and dv of each split
   void* dq;
   int batch;
-  int splits, steps_per_split;  // of the queries, in tiles of BackwardRows::passing
+  int splits, steps_per_split;  // of the queries, in tiles of KeyTiling::queries
 };
 
-// How many keys a block of dk and dv keeps, and how many queries pass by at a time.
-struct BackwardRows {
-  int own, passing;
-};
-
+// Of dk and dv; blocks.h has the type.
 template <int kFamily>
-BackwardRows backward_rows(pvtk_dtype dtype, std::int64_t head_dim);
+KeyTiling dk_dv_tiling(pvtk_dtype dtype, std::int64_t head_dim);
 
 template <int kFamily>
 void launch_attention_forward(const pvtk_attention& call, const AttentionForward& p);

@@ -49,12 +49,10 @@ void with_atom(pvtk_dtype dtype, F f) {
       if constexpr (kFamily == 80) {
         return f(Sm80<bf16>{});
       } else {
-        const int arch = code_arch();
         throw Refusal(PVTK_NOT_SUPPORTED,
                       "bfloat16 needs code for compute capability 8.0 or newer, and this device "
                       "runs code for " +
-                          std::to_string(arch / 10) + "." + std::to_string(arch % 10) +
-                          ": use float16 or float32");
+                          describe_code_arch() + ": use float16 or float32");
       }
   }
   throw Refusal(PVTK_INVALID_ARGUMENT,

@@ -1,13 +1,10 @@
 // A block's tile of a matrix product: 64 rows by 64 columns, a quarter for each of four warps.
 #pragma once
 
+#include "cuda/product_config.h"
 #include "cuda/tiles.cuh"
 
 namespace pvt_kernels::cuda {
-
-constexpr int kWarpTile = 32;  // rows and columns
-constexpr int kProductRows = 2 * kWarpTile, kProductColumns = 2 * kWarpTile;
-constexpr int kProductStep = 32;  // of the depth, at a time
 
 // The warp's quarter of the block's tile.
 __device__ __forceinline__ int warp_row() { return warp_index() / 2 * kWarpTile; }

@@ -50,9 +50,22 @@ cudaError_t code_attributes(cudaFuncAttributes& attributes) {
 }
 
 int code_arch() {
+#ifdef PVT_KERNELS_TREAT_AS_ARCH
+  return PVT_KERNELS_TREAT_AS_ARCH;
+#else
   cudaFuncAttributes attributes;
   check(code_attributes(attributes), "cudaFuncGetAttributes");
   return attributes.ptxVersion;
+#endif
+}
+
+std::string describe_code_arch() {
+  const int arch = code_arch();
+  std::string text = std::to_string(arch / 10) + "." + std::to_string(arch % 10);
+#ifdef PVT_KERNELS_TREAT_AS_ARCH
+  text += ", since it was built with PVT_KERNELS_TREAT_AS_ARCH=" + std::to_string(arch);
+#endif
+  return text;
 }
 
 int multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }

@@ -82,8 +82,12 @@ class CurrentDevice {
 // What the current device makes of this build's code.
 cudaError_t code_attributes(cudaFuncAttributes& attributes);
 
-// The architecture whose PTX that code was made of, such as 80, here or by the device's driver.
+// The architecture whose PTX that code was made of, such as 80, here or by the device's driver; or
+// as which the build treats every device.
 int code_arch();
+
+// "7.5", and why where the build treats the device as such.
+std::string describe_code_arch();
 
 // Of the current device.
 int multiprocessors();

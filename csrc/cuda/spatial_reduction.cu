@@ -2,6 +2,7 @@
 // device's family.
 #include <algorithm>
 
+#include "cuda/blocks.h"
 #include "cuda/dispatch.h"
 #include "cuda/spatial_reduction_launch.cuh"
 
@@ -41,22 +42,9 @@ void check_alignment(const pvtk_spatial_reduction& call, const char* name, const
       std::string(name) + " must have an address and strides (in bytes) that are multiples of 16");
 }
 
-// How a product's depth is split so that the current device has two waves of blocks, of which a
-// multiprocessor holds three.
-struct Split {
-  int steps, count;
-
-  Split(std::int64_t tiles, std::int64_t depth) {
-    const std::int64_t all = std::max<std::int64_t>(1, ceil_div(depth, kProductStep));
-    const std::int64_t wanted = ceil_div(6 * multiprocessors(), std::max<std::int64_t>(1, tiles));
-    steps = static_cast<int>(ceil_div(all, std::min(wanted, all)));
-    count = static_cast<int>(ceil_div(all, steps));
-  }
-};
-
 // Of the forward's product, on the current device.
-Split split_of(const SpatialReductionSizes& s) {
-  return Split(product_tiles(s.patches, s.channels), s.depth);
+Split split_of(const SpatialReductionSizes& s, pvtk_dtype dtype) {
+  return product_split(s.patches, s.channels, s.depth, dtype, multiprocessors());
 }
 
 struct BackwardWorkspace {
@@ -66,7 +54,7 @@ struct BackwardWorkspace {
 
   // On the current device.
   BackwardWorkspace(const SpatialReductionSizes& s, pvtk_dtype dtype)
-      : split(product_tiles(s.depth, s.channels), s.patches) {
+      : split(product_split(s.depth, s.channels, s.patches, dtype, multiprocessors())) {
     const std::int64_t rows = std::max(s.patches, 1);
     // two blocks a multiprocessor, but no more partial sums than a tenth of what they are of
     const std::int64_t threads = 2 * multiprocessors() * kThreads;
@@ -87,7 +75,7 @@ pvtk_status pvtk_spatial_reduction_forward_workspace(const pvtk_spatial_reductio
   return report("spatial_reduction_forward_workspace", [&] {
     const SpatialReductionSizes s = checked_sizes(*call);
     const CurrentDevice device(call->device);
-    *bytes = std::int64_t{split_of(s).count} * s.patches * s.channels * sizeof(float);
+    *bytes = std::int64_t{split_of(s, call->dtype).count} * s.patches * s.channels * sizeof(float);
   });
 }
 
@@ -108,7 +96,7 @@ pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction* call, p
                     {"rstd", rstd},
                     {"workspace", workspace}});
     const CurrentDevice device(call->device);
-    const Split split = split_of(s);
+    const Split split = split_of(s, call->dtype);
     const SpatialReductionForward p{
         s, x,          weight, bias,        norm_weight, norm_bias, static_cast<float*>(workspace),
         y, normalized, rstd,   split.count, split.steps};

@@ -1,3 +1,4 @@
+#include "cuda/blocks.h"
 #include "cuda/family.cuh"
 #include "cuda/fold_launch.cuh"
 #include "cuda/spatial_reduction_backward.cuh"

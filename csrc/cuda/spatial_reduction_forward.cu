@@ -1,3 +1,4 @@
+#include "cuda/blocks.h"
 #include "cuda/family.cuh"
 #include "cuda/spatial_reduction_forward.cuh"
 

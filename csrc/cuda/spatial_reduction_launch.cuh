@@ -32,10 +32,6 @@ struct SpatialReductionBackward {
   std::int64_t sum_splits, rows_per_sum;
 };
 
-inline std::int64_t product_tiles(std::int64_t rows, std::int64_t columns) {
-  return ceil_div(rows, kProductRows) * ceil_div(columns, kProductColumns);
-}
-
 template <int kFamily>
 void launch_spatial_reduction_forward(const pvtk_spatial_reduction& call,
                                       const SpatialReductionForward& p);

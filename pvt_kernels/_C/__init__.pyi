@@ -8,6 +8,7 @@ class BuildInfo(TypedDict):
     cuda: str | None
     cuda_archs: list[str]
     cuda_missing: str | None
+    cuda_treat_as_arch: int | None
 
 class CudaDevice(TypedDict):
     name: str
@@ -21,3 +22,11 @@ def build_info() -> BuildInfo: ...
 def cpu_features() -> dict[str, bool]: ...
 def cuda_devices() -> list[CudaDevice]: ...
 def cuda_device(index: int) -> CudaDevice: ...
+def splits_of(
+    wave: int,
+    blocks: int,
+    steps: int,
+    multiply_adds: float,
+    numbers: float,
+    operations_a_byte: float,
+) -> int: ...

@@ -93,3 +93,10 @@ def spatial_reduction_backward(
     dnorm_bias: int,
     workspace: int,
 ) -> None: ...
+def blocks_on_a_v100(
+    attention: Attention, reduction: SpatialReduction | None, multiprocessors: int
+) -> dict[str, tuple[int, int]]:
+    """Of the kernels with products: blocks of the grid, and those a multiprocessor holds at least.
+
+    Asks no device, and no build with CUDA. ValueError for bfloat16.
+    """

@@ -36,6 +36,9 @@ def _facts() -> Table:
         cuda = f"CUDA {build['cuda']} for {', '.join(build['cuda_archs'])}"
         # the last is PTX: whatever is newer than the others compiles it
         cuda += ", which drivers compile for other GPUs at the first call"
+        if (arch := build["cuda_treat_as_arch"]) is not None:
+            cuda += f"; every GPU runs the kernels for compute capability {arch / 10}"
+            cuda += f" (PVT_KERNELS_TREAT_AS_ARCH={arch})"
     else:
         cuda = f"without CUDA: {build['cuda_missing']}"
     table = Table(title="Installation", show_header=False)

@@ -104,20 +104,34 @@ def fused_forward_cost(shape: LayerShape, dtype: torch.dtype) -> KernelCost:
     return KernelCost("multi_head_attention", flops, 2 * x + 2 * y + lse + 2 * c * c * size)
 
 
-def backward_costs(shape: LayerShape, dtype: torch.dtype) -> list[KernelCost]:
-    """The kernels of a layer's backward. Workspaces of splits are no compulsory bytes."""
+def backward_costs(shape: LayerShape, dtype: torch.dtype, arch: int = 80) -> list[KernelCost]:
+    """The kernels of a layer's backward. Workspaces of splits are no compulsory bytes.
+
+    Before compute capability 8.0 they are the CUDA kernels, of which fp32's compute S and dP once.
+    """
     b, n, m, c, r = shape.batch, shape.queries, shape.keys, shape.dim, shape.sr_ratio
     size = dtype.itemsize
     x, y, lse = b * n * c * size, b * m * c * size, 4 * b * shape.heads * n
     weight = c * c * size
     product = 2 * b * n * m * c
+    if arch < 80 and dtype == torch.float32:
+        attention = [
+            # reads do and o
+            KernelCost("attention_delta", 0, 2 * x + lse),
+            # S, dP, dQ, dV and dK; reads do, q, k, v, lse and delta, writes dq
+            KernelCost("attention_dqdkdv", 5 * product, 3 * x + 2 * y + 2 * lse),
+        ]
+    else:
+        attention = [
+            # S, dP and dQ; reads do, q, o, k, v and lse, writes dq and delta
+            KernelCost("attention_dq", 3 * product, 4 * x + 2 * y + 2 * lse),
+            # S, dP, dV and dK; reads do, q, k, v, lse and delta; the fold writes dk and dv
+            KernelCost("attention_dkdv", 4 * product, 2 * x + 2 * y + 2 * lse),
+        ]
     costs = [
         # of a projection: the gradients of its input and of its weight
         KernelCost("out projection", 4 * b * n * c * c, 3 * x + 2 * weight),
-        # S, dP and dQ; reads do, q, o, k, v and lse, writes dq and delta
-        KernelCost("attention_dq", 3 * product, 4 * x + 2 * y + 2 * lse),
-        # S, dP, dV and dK; reads do, q, k, v, lse and delta; the fold writes dk and dv
-        KernelCost("attention_dkdv", 4 * product, 2 * x + 2 * y + 2 * lse),
+        *attention,
         KernelCost("attention_fold", 0, 2 * y),
         KernelCost("kv projection", 8 * b * m * c * c, 5 * y + 4 * weight),
         KernelCost("q projection", 4 * b * n * c * c, 3 * x + 2 * weight),
@@ -146,8 +160,7 @@ def waves(shape: LayerShape, gpu: GpuModel, dtype: torch.dtype) -> dict[str, flo
     installed; before, the CUDA kernels'.
     """
     if gpu.arch < 80:
-        blocks = cuda_launches.blocks_of_a_layer(shape, dtype, gpu.multiprocessors)
-        resident = cuda_launches.RESIDENT.get(dtype, {})
+        counts = cuda_launches.blocks_of_a_layer(shape, dtype, gpu.multiprocessors)
     elif find_spec("triton") is None:
         return {}
     else:
@@ -155,9 +168,8 @@ def waves(shape: LayerShape, gpu: GpuModel, dtype: torch.dtype) -> dict[str, flo
         from pvt_kernels.benchmarking.triton_launches import launches_of_a_layer
 
         launches = launches_of_a_layer(shape, dtype, Gpu(gpu.arch, gpu.multiprocessors))
-        blocks = {name: launch.blocks for name, launch in launches.items()}
-        resident = {name: launch.resident for name, launch in launches.items()}
-    return {name: n / (resident[name] * gpu.multiprocessors) for name, n in blocks.items()}
+        counts = {name: (launch.blocks, launch.resident) for name, launch in launches.items()}
+    return {name: n / (held * gpu.multiprocessors) for name, (n, held) in counts.items()}
 
 
 COLUMNS = (
@@ -178,10 +190,10 @@ NOTE = (
 FUSED = ("q projection", "attention_forward", "out projection")
 
 
-def totals(shape: LayerShape, dtype: torch.dtype) -> dict[str, list[KernelCost]]:
+def totals(shape: LayerShape, dtype: torch.dtype, arch: int) -> dict[str, list[KernelCost]]:
     """The kernels of a layer's forward, with one kernel for the attention, and backward."""
     forward = forward_costs(shape, dtype)
-    made = {"fwd": forward, "bwd": backward_costs(shape, dtype)}
+    made = {"fwd": forward, "bwd": backward_costs(shape, dtype, arch)}
     if shape.dim <= FUSED_MOST_CHANNELS:
         rest = [cost for cost in forward if cost.name not in FUSED]
         made["fused fwd"] = [*rest, fused_forward_cost(shape, dtype)]
@@ -201,7 +213,7 @@ def print_model(
     for stage in stages:
         shape = stage_shape(stage, size, batch)
         counts = waves(shape, gpu, dtype)
-        for direction, costs in totals(shape, dtype).items():
+        for direction, costs in totals(shape, dtype, gpu.arch).items():
             label = f"{stage}, {direction}"
             # the fused forward's other kernels stand in the forward
             shown = costs[-1:] if direction == "fused fwd" else costs

@@ -13,8 +13,8 @@ GPU = torch.device("cuda", 0)
 def gpu(monkeypatch):
     """gpu(name, capability, code=..., archs=...): a device and a build to ask about."""
 
-    def pretend(name, capability, code=None, archs=("sm_75", "sm_80", "compute_80")):
-        build = {"cuda_missing": None, "cuda_archs": list(archs)}
+    def pretend(name, capability, code=None, archs=("sm_75", "sm_80", "compute_80"), as_arch=None):
+        build = {"cuda_missing": None, "cuda_archs": list(archs), "cuda_treat_as_arch": as_arch}
         device = {
             "name": name,
             "compute_capability": capability,
@@ -66,6 +66,17 @@ def test_bfloat16_needs_the_code_of_8_0(gpu):
     assert "PVT_KERNELS_CUDA_ARCHS=80 pip install ." in reason
     gpu("A100", (8, 0), code="sm_80")
     assert reasons(torch.bfloat16) == []
+
+
+@pytest.mark.parametrize(("as_arch", "version"), [(70, "7.0"), (75, "7.5")])
+def test_bfloat16_is_refused_by_a_build_that_treats_gpus_as_older(gpu, as_arch, version):
+    gpu("H100", (9, 0), code="sm_90", archs=("sm_90", "compute_80"), as_arch=as_arch)
+    assert reasons(torch.float16) == reasons(torch.float32) == []
+    assert reasons(torch.bfloat16) == [
+        f"this build treats every GPU as one of compute capability {version} "
+        f"(PVT_KERNELS_TREAT_AS_ARCH={as_arch}), and bfloat16 needs 8.0 or newer: use float16 or "
+        "float32"
+    ]
 
 
 def test_older_gpus_are_out(gpu):

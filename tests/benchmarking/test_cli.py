@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pvt_kernels import _C
 from pvt_kernels.benchmarking import cli, runner
 from pvt_kernels.benchmarking.contenders import EAGER_SRA, PEERS
 from pvt_kernels.cli import main
@@ -134,3 +135,12 @@ def test_info_names_versions_backends_and_models(capsys):
     text = capsys.readouterr().out
     for word in ("torch", "compiled", "sdpa", "reference", "pvt_v2_b5", "13.2"):
         assert word in text
+
+
+def test_info_says_that_a_build_treats_gpus_as_older(capsys, monkeypatch):
+    build = {"cuda": "13.0.88", "cuda_archs": ["sm_90", "compute_80"], "cuda_treat_as_arch": 70}
+    monkeypatch.setattr(cli.info, "build_info", lambda: _C.build_info() | build)
+    assert main(["info"]) == 0
+    text = " ".join(re.sub("[│┃|]", " ", capsys.readouterr().out).split())
+    expected = "every GPU runs the kernels for compute capability 7.0 (PVT_KERNELS_TREAT_AS_ARCH=70)"
+    assert expected in text

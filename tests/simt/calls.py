@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,14 +19,19 @@ def layer_with_gradients(dim: int, heads: int, sr_ratio: int, H: int, W: int) ->
     return [out.detach(), *torch.autograd.grad(out.sin().sum(), [x, *layer.parameters()])]
 
 
-def backward_workspace(
+def dk_dv_splits(
     batch: int, queries: int, keys: int, heads: int, head_dim: int, dtype: str
-) -> int:
-    """Bytes, on the device that the worker has."""
+) -> float:
+    """For which there is room in the workspace, on the device that the worker has."""
     call = _C.cuda.Attention(
         batch, queries, keys, heads, head_dim, dtype, scale=1.0, device=0, stream=0
     )
-    return _C.cuda.attention_backward_workspace(call)
+    delta = math.ceil(batch * heads * queries / 4) * 4
+    partials = _C.cuda.attention_backward_workspace(call) / 4 - delta
+    if dtype == "float32":
+        # the numbers by which blocks tell how far they are, which take less than a split does
+        partials -= partials % (2 * batch * keys * heads * head_dim)
+    return partials / (2 * batch * keys * heads * head_dim)
 
 
 def attention_at(q_offset: int, o_offset: int) -> None:

@@ -80,9 +80,12 @@ def library(name: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def environment() -> dict[str, str]:
-    """In which Python can import simt_cuda."""
-    folders = [str(ROOT), str(build()), os.environ.get("PYTHONPATH", "")]
+def environment(treat_as_arch: int | None = None) -> dict[str, str]:
+    """In which Python can import simt_cuda, of a build with PVT_KERNELS_TREAT_AS_ARCH or not."""
+    folder = build()
+    if treat_as_arch is not None:
+        folder /= f"as-{treat_as_arch}"
+    folders = [str(ROOT), str(folder), os.environ.get("PYTHONPATH", "")]
     return os.environ | {
         # both before Python: AddressSanitizer looks for the functions of exceptions first
         "LD_PRELOAD": f"{library('libasan.so')} {library('libstdc++.so.6')}",
@@ -94,11 +97,11 @@ def environment() -> dict[str, str]:
 class Worker:
     """The process that the kernels run in; what it says on stderr goes to `log`."""
 
-    def __init__(self, log: IO[bytes]) -> None:
+    def __init__(self, log: IO[bytes], treat_as_arch: int | None = None) -> None:
         self.log = log
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("worker.py"))],
-            env=environment(),
+            env=environment(treat_as_arch),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -133,8 +136,8 @@ class Device:
     failing_launch: int = -1
     # whether to count conflicts of accesses to shared memory
     watch_banks: bool = False
-    # what the last call did, by the names of simt.h; bytes loaded and stored by each launch
-    counters: dict[str, int | list[int]] = field(default_factory=dict)
+    # what the last call did, by the names of simt.h; each launch's symbol, bytes loaded and stored
+    counters: dict[str, int | list[int] | list[str]] = field(default_factory=dict)
 
     def choose(self, code: Code) -> None:
         self.arch, self.wmma = code.arch, code.wmma

@@ -16,6 +16,7 @@
 #include "cuda/arch/sm80.cuh"
 #include "cuda/attention_backward.cuh"
 #include "cuda/attention_forward.cuh"
+#include "cuda/attention_joint_backward.cuh"
 #include "cuda/spatial_reduction_backward.cuh"
 #include "cuda/spatial_reduction_forward.cuh"
 #include "simt.h"
@@ -115,8 +116,12 @@ void add_attention(py::dict& blocks, const std::string& atom) {
   };
   using Tilings = Config<Atom, D>;
   add("attention_forward", Tilings::Forward::kThreads, ForwardMemory<Atom, D>::kBytes);
-  add("attention_dq", Tilings::Dq::kThreads, DqMemory<Atom, D>::kBytes);
-  add("attention_dk_dv", Tilings::DkDv::kThreads, DkDvMemory<Atom, D>::kBytes);
+  if constexpr (Tilings::DkDv::kWithDq) {
+    add("attention_dq_dk_dv", Tilings::DkDv::kThreads, JointMemory<Atom, D>::kBytes);
+  } else {
+    add("attention_dq", Tilings::Dq::kThreads, DqMemory<Atom, D>::kBytes);
+    add("attention_dk_dv", Tilings::DkDv::kThreads, DkDvMemory<Atom, D>::kBytes);
+  }
 }
 
 template <class Atom>
@@ -164,7 +169,7 @@ PYBIND11_MODULE(simt_cuda, m) {
       loaded.push_back(launch.loaded);
       stored.push_back(launch.stored);
     }
-    return py::dict("loaded"_a = loaded, "stored"_a = stored,
+    return py::dict("kernels"_a = c.kernels, "loaded"_a = loaded, "stored"_a = stored,
                     "matrix_conflicts"_a = c.matrix_conflicts,
                     "matrices_loaded"_a = c.matrices_loaded,
                     "shared_accesses"_a = c.shared_accesses, "most_bank_ways"_a = c.most_bank_ways);

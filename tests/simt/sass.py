@@ -59,9 +59,19 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Loop:
-    """What a warp issues in one step of a kernel's main loop, which is neither first nor last."""
+    """What a warp issues in one step of a kernel's main loop, which is neither first nor last.
+
+    Attributes:
+        body: all of it, loops inside once.
+        rolled: of loops of products inside.
+    """
 
     body: tuple[Instruction, ...]
+    rolled: tuple[Instruction, ...] = ()
+
+    def going_round(self, times: int) -> Loop:
+        """With every loop of products inside so many times, which nothing here says."""
+        return Loop(self.body + (times - 1) * self.rolled)
 
     def count(self, *kinds: str) -> int:
         return sum(i.kind in kinds for i in self.body)
@@ -111,10 +121,7 @@ def main_loops(cubin: bytes) -> dict[str, Loop]:
 
 
 def main_loop(lines: Iterable[str]) -> Loop:
-    """The loop with the most products: from a label to the last jump back to it.
-
-    Of one with loops of products inside, those alone: how often they go round, nothing says.
-    """
+    """The loop with the most products: from a label to the last jump back to it."""
     code: list[Instruction] = []
     labels: dict[str, int] = {}
     for line in lines:
@@ -129,7 +136,7 @@ def main_loop(lines: Iterable[str]) -> Loop:
         return Loop(())
     outer = max(loops, key=lambda r: (loops[r].count("HMMA"), len(r)))
     inner = [loops[r] for r in loops if r != outer and r[0] in outer and r[-1] in outer]
-    return Loop(sum((loop.body for loop in inner), ())) if inner else loops[outer]
+    return Loop(loops[outer].body, sum((loop.body for loop in inner), ()))
 
 
 def walk(code: list[Instruction], targets: dict[int, int], loop: range) -> Loop:

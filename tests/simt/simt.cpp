@@ -1,6 +1,7 @@
 #include "simt.h"
 
 #include <cuda_runtime.h>
+#include <dlfcn.h>
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 
@@ -300,6 +301,13 @@ void collective(void* mine, void (*operation)(void* const*)) {
   current->brought = mine;
   current->operation = operation;
   to_scheduler(false);
+}
+
+std::string symbol_of(void (*kernel)()) {
+  Dl_info info;
+  if (!dladdr(reinterpret_cast<void*>(kernel), &info) || info.dli_sname == nullptr)
+    fail("a kernel without a symbol");
+  return info.dli_sname;
 }
 
 void run_grid(unsigned blocks, unsigned count, std::size_t shared_bytes,

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 namespace simt {
@@ -33,6 +34,7 @@ struct Traffic {
 // What the launches did since the settings were made.
 struct Counters {
   std::vector<Traffic> launches;
+  std::vector<std::string> kernels;  // the symbol of each
   // by ldmatrix: rows in the same bank as another row of their matrix, beyond the first
   std::uint64_t matrix_conflicts = 0, matrices_loaded = 0;
   // by a warp's other accesses to shared memory: how many, and the most words that one of them
@@ -40,6 +42,9 @@ struct Counters {
   std::uint64_t shared_accesses = 0, most_bank_ways = 0;
 };
 extern Counters counters;
+
+// The symbol of a kernel.
+std::string symbol_of(void (*kernel)());
 
 void run_grid(unsigned blocks, unsigned threads, std::size_t shared_bytes,
               const std::function<void()>& kernel);

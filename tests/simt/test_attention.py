@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pvt_kernels.backends.reference import attention as reference
+from pvt_kernels.backends.tensors import dtype_name
 
 from ..error_budget import check_error_budget, samples_for_a_ratio, with_gradients
 from ..ops.cases.attention import random_inputs
@@ -226,22 +227,42 @@ def test_bytes_moved(device, code):
     """Every byte once, but for those of the keys (queries), which each tile of the others reads."""
     B, N, M, heads, d = 2, 300, 90, 2, 64
     device.choose(code)
+    device.multiprocessors = 16
     q, k, v = random_inputs(B, N, M, heads, d, dtype=code.dtype)
     size = q.element_size()
     queries, keys = B * N * heads * d * size, B * M * heads * d * size
     rows = B * heads * N * 4
     # that a block keeps: twice as many where a warp has two bands of 16
-    block_rows = 128 if code == Code(70, torch.float16) else 64
-    query_tiles, key_tiles = math.ceil(N / block_rows), math.ceil(M / block_rows)
+    block_rows = 128 if size == 4 or code == Code(70, torch.float16) else 64
+    query_tiles = math.ceil(N / block_rows)
 
     o, lse = device.run(f"{CUDA}.forward", q, k, v, 0.1)
     again = (query_tiles - 1) * 2 * keys
     check_bytes(device, Bytes(queries + 2 * keys, queries + rows, again=again))
 
+    splits = device.run("tests.simt.calls.dk_dv_splits", B, N, M, heads, d, dtype_name(q))
+    assert splits > 1
     device.run(f"{CUDA}.backward", torch.randn_like(q), q, k, v, o, lse, 0.1)
-    steps = math.ceil(N / (32 if size == 2 else 16))
-    splits = math.ceil(steps / math.ceil(steps / (4 * 4 / (key_tiles * B * heads))))
     partials = splits * 2 * B * M * heads * d * 4
+    if size == 4:
+        # fp32: delta; dq, dk and dv, with q twice a step, and k and v too; the fold
+        steps, key_tiles = math.ceil(N / 64), math.ceil(M / 64)
+        numbers = 4 * math.ceil((1 + key_tiles * splits * B * heads * 4) / 4) * 4
+        q_and_do = (3 * key_tiles - 2) * queries + (key_tiles - 1) * 2 * rows
+        k_and_v = (splits + 2 * steps - 2) * keys
+        dq_again = (key_tiles - 1) * queries
+        check_bytes(
+            device,
+            Bytes(2 * queries, rows + numbers),
+            Bytes(
+                2 * (keys + queries + rows),
+                key_tiles * queries + partials,
+                again=q_and_do + k_and_v + dq_again,
+            ),
+            Bytes(partials, 2 * keys),
+        )
+        return
+    key_tiles = math.ceil(M / block_rows)
     keys_again = (splits - 1) * 2 * keys
     queries_again = (key_tiles - 1) * 2 * (queries + rows)
     check_bytes(

@@ -14,7 +14,10 @@ from .device import ROOT
 from .nvrtc import compile_kernels
 from .sass import Loop, main_loops
 
-ATTENTION = ("attention_forward", "attention_dq", "attention_dk_dv")
+ATTENTION = {
+    "Sm70": ("attention_forward", "attention_dq", "attention_dk_dv"),
+    "Simt70": ("attention_forward", "attention_dq_dk_dv"),
+}
 REDUCTION = ("spatial_reduction_product", "spatial_reduction_dx", "spatial_reduction_dweight")
 
 
@@ -46,6 +49,9 @@ BOUNDS = {
     ("Simt70", "spatial_reduction_dx"): Bounds(0.86, 0.75),
     ("Simt70", "spatial_reduction_dweight"): Bounds(0.72, 0.75),
 }
+# fp32's loops of products take 8 of the depth at a time: of 64 channels, keys or queries, or of a
+# product's step
+ROUNDS = dict.fromkeys(ATTENTION["Simt70"], 8) | dict.fromkeys(REDUCTION, 4)
 # kinds of which a loop has fewer are summed up
 LEAST_SHOWN = 8
 
@@ -56,7 +62,7 @@ def loops() -> dict[tuple[str, str], Loop]:
     space = "pvt_kernels::cuda::"
     names = {}
     for atom in ("Sm70", "Simt70"):
-        for kernel in ATTENTION:
+        for kernel in ATTENTION[atom]:
             names[atom, kernel] = f"{kernel}_kernel<{space}{atom}, 64>"
         for kernel in REDUCTION:
             names[atom, kernel] = f"{kernel}_kernel<{space}{atom}>"
@@ -64,7 +70,8 @@ def loops() -> dict[tuple[str, str], Loop]:
     found = {}
     for atom, kernel in names:
         pattern = rf"\d{kernel}_kernelI.*\d{atom}(E|L)"
-        (found[atom, kernel],) = (loop for s, loop in by_symbol.items() if re.search(pattern, s))
+        (loop,) = (loop for s, loop in by_symbol.items() if re.search(pattern, s))
+        found[atom, kernel] = loop.going_round(ROUNDS.get(kernel, 1))
     return found
 
 

@@ -149,7 +149,7 @@ def test_bytes_moved_and_bank_conflicts(device, code):
     """Every byte once, but for the weight and dz, which each tile of the others reads."""
     B, H, W, C, R = 2, 24, 40, 64, 4
     device.choose(code)
-    device.watch_banks = True
+    device.watch_banks, device.multiprocessors = True, 16
     patches, depth = B * (H // R) * (W // R), R * R * C
     x, *parameters = random_inputs(B, H, W, C, R, code.dtype)
     size = x.element_size()
@@ -157,8 +157,9 @@ def test_bytes_moved_and_bank_conflicts(device, code):
     row_tiles, depth_tiles = math.ceil(patches / 64), depth // 64
 
     y, normalized, rstd = device.run(f"{CUDA}.forward", x, H, W, *parameters, 1e-5)
-    # 32 steps of the depth in shares of 3, where 12 splits would give two waves
-    partials = 11 * patches * row
+    # of 32 steps of the depth, and of 4 of the patches
+    splits, dweight_splits = (8, 1) if size == 2 else (16, 2)
+    partials = splits * patches * row
     vectors_again = patches * 3 * row
     check_bytes(
         device,
@@ -168,8 +169,8 @@ def test_bytes_moved_and_bank_conflicts(device, code):
     check_bank_conflicts(device)
 
     device.run(f"{CUDA}.backward", y, x, H, W, parameters[0], parameters[2], normalized, rstd)
-    # 4 steps of the patches in shares of 2; 16 patches for each partial sum
-    dweight_partials, sum_partials = 2 * depth * row, math.ceil(patches / 16) * 3 * row
+    # 16 patches for each partial sum
+    dweight_partials, sum_partials = dweight_splits * depth * row, math.ceil(patches / 16) * 3 * row
     dz = patches * C * size
     check_bytes(
         device,

@@ -5,11 +5,11 @@
 
 #include <cuda_runtime.h>
 
+#include "cuda/arch/warp.h"
 #include "cuda/dtype.cuh"
 
 namespace pvt_kernels::cuda {
 
-constexpr int kWarpSize = 32;
 constexpr int kBandRows = 16;
 // of the rows of a band, how many one lane holds a part of
 constexpr int kBandLaneRows = 2;
@@ -85,17 +85,14 @@ struct Accumulator {
             other.x[band][tile][i]);
   }
 
-  // f(row, column, first, second) for every two neighbours that this lane holds.
+  // f(row, column, first&, second&) for every two neighbours that this lane holds.
+  template <class F>
+  __device__ __forceinline__ void for_each_pair(F f) {
+    for_each_pair_of(*this, f);
+  }
   template <class F>
   __device__ __forceinline__ void for_each_pair(F f) const {
-#pragma unroll
-    for (int band = 0; band < kBands; ++band)
-#pragma unroll
-      for (int tile = 0; tile < kColumns / 8; ++tile)
-#pragma unroll
-        for (int r = 0; r < kBandLaneRows; ++r)
-          f(row(band * kBandLaneRows + r), column(tile, 0), x[band][tile][2 * r],
-            x[band][tile][2 * r + 1]);
+    for_each_pair_of(*this, f);
   }
 
   // Over the four lanes that share a row.
@@ -106,6 +103,19 @@ struct Accumulator {
   static __device__ __forceinline__ float row_sum(float value) {
     value += __shfl_xor_sync(0xffffffff, value, Layout::kFirstMate);
     return value + __shfl_xor_sync(0xffffffff, value, Layout::kSecondMate);
+  }
+
+ private:
+  template <class Self, class F>
+  static __device__ __forceinline__ void for_each_pair_of(Self& self, F f) {
+#pragma unroll
+    for (int band = 0; band < kBands; ++band)
+#pragma unroll
+      for (int tile = 0; tile < kColumns / 8; ++tile)
+#pragma unroll
+        for (int r = 0; r < kBandLaneRows; ++r)
+          f(row(band * kBandLaneRows + r), column(tile, 0), self.x[band][tile][2 * r],
+            self.x[band][tile][2 * r + 1]);
   }
 };
 

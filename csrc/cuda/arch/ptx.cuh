@@ -42,6 +42,27 @@ __device__ __forceinline__ void store_global(V* address, const V& value) {
   *address = value;
 }
 
+// What another block of the same kernel may have written, before wait_for() said so.
+template <class V>
+__device__ __forceinline__ V load_written(const V* address) {
+  return __ldcg(address);
+}
+
+// The number of calls before this one.
+__device__ __forceinline__ unsigned take_ticket(unsigned* next) { return atomicAdd(next, 1u); }
+
+// "Memory Consistency Model": who has seen the number that another block published sees what was
+// written before it was. It only grows.
+__device__ __forceinline__ void publish(unsigned* number, unsigned value) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" : : "l"(number), "r"(value) : "memory");
+}
+__device__ __forceinline__ void wait_for(const unsigned* number, unsigned least) {
+  unsigned seen;
+  do {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(number) : "memory");
+  } while (seen < least);
+}
+
 // Accesses to shared memory, which the tests watch.
 template <class V>
 __device__ __forceinline__ V load_shared(const V* address) {

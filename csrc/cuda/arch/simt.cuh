@@ -12,10 +12,7 @@ struct Simt {
   using Layout = Rows16;
   static constexpr bool kCopiesAsync = false;
 
-  // the weights of multiply_weights
-  static __host__ __device__ constexpr int scratch_bytes(int rows, int weight_columns) {
-    return weight_columns ? rows * padded_stride<float>(weight_columns) * sizeof(float) : 0;
-  }
+  static __host__ __device__ constexpr int scratch_bytes(int, int) { return 0; }
 
   template <int kDepth, Stored kA, Stored kB, int kRows, int kColumns>
   static __device__ __forceinline__ void multiply(Accumulator<Layout, kRows, kColumns>& c,
@@ -51,12 +48,36 @@ struct Simt {
     }
   }
 
+  // Of the weights, which the lanes of a row hold together, each gets what it needs by shuffles: to
+  // take them from shared memory costs as many of its cycles, and those to store them.
   template <int kRows, int kColumns, int kDepth>
   static __device__ __forceinline__ void multiply_weights(
       Accumulator<Layout, kRows, kColumns>& c, const Accumulator<Layout, kRows, kDepth>& weights,
-      const float* b, int b_stride, unsigned char* scratch) {
-    multiply_through_memory<Simt>(c, weights, b, b_stride, reinterpret_cast<float*>(scratch),
-                                  scratch);
+      const float* b, int b_stride, unsigned char*) {
+    constexpr int kLaneRows = Accumulator<Layout, kRows, kColumns>::kLaneRows;
+    constexpr int kMates = 4;
+#pragma unroll
+    for (int depth = 0; depth < kDepth; depth += 2) {
+      float rows[kLaneRows][2];
+#pragma unroll
+      for (int r = 0; r < kLaneRows; ++r)
+#pragma unroll
+        for (int k = 0; k < 2; ++k)
+          rows[r][k] = __shfl_sync(0xffffffff, weights.x[r / 2][depth / 8][r % 2 * 2 + k],
+                                   depth / 2 % kMates, kMates);
+#pragma unroll
+      for (int tile = 0; tile < kColumns / 8; ++tile)
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          const auto columns = ptx::load_shared(
+              reinterpret_cast<const Pair<float>*>(b + (depth + k) * b_stride + c.column(tile, 0)));
+#pragma unroll
+          for (int i = 0; i < 2 * kLaneRows; ++i) {
+            float& sum = c.x[i / 4][tile][i % 4];
+            sum = fmaf(rows[i / 2][k], columns.x[i % 2], sum);
+          }
+        }
+    }
   }
 
  private:

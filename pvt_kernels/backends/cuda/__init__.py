@@ -74,6 +74,13 @@ def _device_reasons(inputs: Inputs) -> list[str]:
             f"{gpu}, and runs none of the code in this build ({archs}): install {toolkit} and "
             f"build again with {rebuild} ({facts['code_missing']})"
         ]
+    treated_as = build_info()["cuda_treat_as_arch"]
+    if inputs.dtype == torch.bfloat16 and treated_as is not None:
+        return [
+            f"this build treats every GPU as one of compute capability {treated_as / 10} "
+            f"(PVT_KERNELS_TREAT_AS_ARCH={treated_as}), and bfloat16 needs 8.0 or newer: use "
+            "float16 or float32"
+        ]
     if inputs.dtype == torch.bfloat16 and int(facts["code"].split("_")[1]) < 80:
         if major < 8:
             return [f"{gpu}, and bfloat16 needs 8.0 or newer: use float16 or float32"]

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pvt_kernels._C import splits_of as cheapest_splits
 from pvt_kernels.backends.tensors import allows_tf32, has_aligned_rows
 from pvt_kernels.backends.triton.fold import fold_kernel
 
@@ -20,8 +21,6 @@ from pvt_kernels.backends.triton.fold import fold_kernel
 UNIT = tl.constexpr(8)
 # with fewer blocks than this times what a GPU holds, the last wave, not full, weighs too much
 WAVES = 2
-# of a block of a split sum, in steps: its first tiles' way from memory, and its result's back
-OVERHEAD = 10
 # Parts and numbers of a row that a block of the fold loads at once, where there are many parts or
 # few: of many no more numbers than one line of memory, 32 of 4 bytes, so that PVT's maps of 1900
 # rows are thousands of blocks. Each of a multiprocessor's 2048 threads has 16 bytes on the way,
@@ -135,11 +134,7 @@ def splits_of(
     multiply_adds: int,
     numbers: int,
 ) -> int:
-    """Into how many parts to split the `steps` of each of `blocks` blocks.
-
-    By what each number costs, in steps: every wave of blocks takes its steps, and as long as
-    OVERHEAD more to begin and end; and each split's partial results are written, and read once
-    more. Up to WAVES waves, which fill any GPU.
+    """Into how many parts to split the `steps` of each of `blocks` blocks; csrc/splits.h.
 
     Args:
         gpu: what the blocks are for.
@@ -150,17 +145,14 @@ def splits_of(
         multiply_adds: of one step of one block.
         numbers: of the partial results of one split of all blocks, in fp32.
     """
-    wave = gpu.multiprocessors * resident
-    # what goes to memory and back while every block of a wave does one step
-    step_bytes = wave * 2 * multiply_adds / _operations_a_byte(dtype)
-    partial = 2 * 4 * numbers / step_bytes
-    most = max(1, min(steps, cdiv(WAVES * wave, max(blocks, 1))))
-
-    def cost(splits: int) -> float:
-        waves = cdiv(blocks * splits, wave)
-        return waves * (cdiv(steps, splits) + OVERHEAD) + splits * partial
-
-    return min(range(1, most + 1), key=cost)
+    return cheapest_splits(
+        gpu.multiprocessors * resident,
+        blocks,
+        steps,
+        multiply_adds,
+        numbers,
+        _operations_a_byte(dtype),
+    )
 
 
 def _operations_a_byte(dtype: torch.dtype) -> int:

@@ -77,6 +77,23 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask) {
   return mine.out;
 }
 
+// From the lane of that number among `width` neighbours.
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source, int width) {
+  if (mask != 0xffffffff) simt::fail("a shuffle of a part of a warp");
+  struct Operands {
+    T in, out;
+    int source, width;
+  } mine = {value, T{}, source, width};
+  simt::in_lockstep(mine, [](simt::Lanes<Operands> lanes) {
+    for (int i = 0; i < simt::kLanes; ++i) {
+      const int first = i / lanes[i]->width * lanes[i]->width;
+      lanes[i]->out = lanes[first + lanes[i]->source % lanes[i]->width]->in;
+    }
+  });
+  return mine.out;
+}
+
 // The runtime.
 
 enum cudaError_t {
@@ -157,6 +174,7 @@ cudaError_t cudaLaunchKernel(T* kernel, dim3 grid, dim3 block, void** arguments,
       shared_bytes > allowed_shared_memory[reinterpret_cast<void (*)()>(kernel)])
     return cudaErrorInvalidValue;
   simt::counters.launches.emplace_back();
+  simt::counters.kernels.push_back(simt::symbol_of(reinterpret_cast<void (*)()>(kernel)));
   const auto& parameters = *static_cast<decltype(parameter_of(kernel))*>(arguments[0]);
   simt::run_grid(grid.x, block.x, shared_bytes, [&] { kernel(parameters); });
   return cudaSuccess;

@@ -32,6 +32,19 @@ void store_global(V* address, const V& value) {
 }
 
 template <class V>
+V load_written(const V* address) {
+  return load_global(address);
+}
+
+inline unsigned take_ticket(unsigned* next) { return (*next)++; }
+
+inline void publish(unsigned* number, unsigned value) { store_global(number, value); }
+
+inline void wait_for(const unsigned* number, unsigned least) {
+  if (load_global(number) < least) simt::fail("waits for a block that may not have begun");
+}
+
+template <class V>
 V load_shared(const V* address) {
   simt::access_shared(address, sizeof(V), simt::Access::load);
   return *address;
