@@ -25,6 +25,12 @@ pvtk_dtype dtype_named(const std::string& name) {
   throw py::value_error("dtype must be float32, float16 or bfloat16, got " + name);
 }
 
+pvtk_activation activation_named(const std::string& name) {
+  if (name == "gelu") return PVTK_GELU;
+  if (name == "relu") return PVTK_RELU;
+  throw py::value_error("activation must be gelu or relu, got " + name);
+}
+
 void check(const pvtk_status& status) {
   if (status.code == PVTK_OK) return;
   if (status.code == PVTK_INVALID_ARGUMENT) throw std::invalid_argument(status.message);
@@ -161,4 +167,67 @@ void bind_cuda(py::module_ m) {
       "attention"_a, "reduction"_a, "multiprocessors"_a,
       "Of the kernels with products: {kernel: (blocks of the grid, blocks that a multiprocessor "
       "holds at least)}. Asks no device.");
+
+  py::class_<pvtk_hidden>(m, "Hidden", local,
+                          "A window of the feed-forward's hidden layer, its device and its stream.")
+      .def(py::init([](std::int64_t images, std::int64_t rows, std::int64_t width,
+                       std::int64_t before, std::int64_t after, std::int64_t above,
+                       std::int64_t below, std::int64_t hidden, bool convolved,
+                       const std::string& activation, bool relu_before_conv,
+                       const std::string& dtype, int device, Address stream) {
+             return pvtk_hidden{images,
+                                rows,
+                                width,
+                                before,
+                                after,
+                                above,
+                                below,
+                                hidden,
+                                convolved,
+                                activation_named(activation),
+                                relu_before_conv,
+                                dtype_named(dtype),
+                                device,
+                                pointer<void>(stream)};
+           }),
+           "images"_a, "rows"_a, "width"_a, "before"_a, "after"_a, "above"_a, "below"_a, "hidden"_a,
+           "convolved"_a, "activation"_a, "relu_before_conv"_a, "dtype"_a, "device"_a, "stream"_a);
+
+  m.def(
+      "hidden_forward",
+      [](const pvtk_hidden& call, Address h, Address weight, Address bias, Address a) {
+        check(pvtk_hidden_forward(&call, pointer<const void>(h), pointer<const void>(weight),
+                                  pointer<const void>(bias), pointer<void>(a)));
+      },
+      "call"_a, "h"_a, "weight"_a, "bias"_a, "a"_a, py::call_guard<py::gil_scoped_release>(),
+      "See csrc/cuda/launch.h.");
+
+  m.def(
+      "hidden_parts",
+      [](const pvtk_hidden& call) {
+        std::int64_t parts = 0;
+        check(pvtk_hidden_parts(&call, &parts));
+        return parts;
+      },
+      "call"_a, py::call_guard<py::gil_scoped_release>(), "Of the sums over the window.");
+
+  m.def(
+      "hidden_dc",
+      [](const pvtk_hidden& call, Address h, Address weight, Address bias, Address dc, Address a,
+         Address sums) {
+        check(pvtk_hidden_dc(&call, pointer<const void>(h), pointer<const void>(weight),
+                             pointer<const void>(bias), pointer<void>(dc), pointer<void>(a),
+                             pointer<float>(sums)));
+      },
+      "call"_a, "h"_a, "weight"_a, "bias"_a, "dc"_a, "a"_a, "sums"_a,
+      py::call_guard<py::gil_scoped_release>(), "See csrc/cuda/launch.h.");
+
+  m.def(
+      "hidden_dh",
+      [](const pvtk_hidden& call, Address dc, Address weight, Address h, Address sums) {
+        check(pvtk_hidden_dh(&call, pointer<const void>(dc), pointer<const void>(weight),
+                             pointer<void>(h), pointer<float>(sums)));
+      },
+      "call"_a, "dc"_a, "weight"_a, "h"_a, "sums"_a, py::call_guard<py::gil_scoped_release>(),
+      "See csrc/cuda/launch.h.");
 }

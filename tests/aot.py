@@ -43,6 +43,7 @@ from pvt_kernels.benchmarking.shapes import STAGES, LayerShape, stage_shape
 from pvt_kernels.benchmarking.table import wide_console
 from pvt_kernels.benchmarking.triton_launches import (
     attention_launches,
+    feed_forward_launches,
     fused_launches,
     linear_launches,
     reduction_launches,
@@ -65,6 +66,7 @@ LAUNCHES = {
     "multi_head_attention": fused_launches,
     "spatial_reduction": reduction_launches,
     "linear_gradients": linear_launches,
+    "feed_forward": feed_forward_launches,
 }
 # the rest of an op's launches are its backward
 FORWARD_LAUNCHES = {
@@ -72,6 +74,7 @@ FORWARD_LAUNCHES = {
     "multi_head_attention": 1,
     "spatial_reduction": 2,
     "linear_gradients": 0,
+    "feed_forward": 4,
 }
 HALF = ("fp16", "bf16")
 # bf16 has fp16's tiles, and its kernels differ from fp16's in the types of their instructions
@@ -166,8 +169,9 @@ class Compiled:
 
     @property
     def least_resident(self) -> int:
-        # those without products are as many as they are
-        tabled = self.case.arch in TABLE_ARCHS and self.name in PRODUCTS
+        # others are as many as they are
+        counted = self.name in PRODUCTS or self.case.op == "feed_forward"
+        tabled = self.case.arch in TABLE_ARCHS and counted
         least = self.assumed if tabled else 1
         attends = "BLOCK_D" in self.constants
         pvt = self.case.head_dim == PVT_HEAD_DIM and self.case.dtype in HALF
@@ -227,6 +231,7 @@ def cases(archs: list[int], dtypes: list[str]) -> Iterator[Case]:
             *(("spatial_reduction", shape, ("norm",)) for shape in OTHER_WIDTHS),
             *(("attention", shape, ("fold",)) for shape in PVT_LAYERS),
             *(("linear_gradients", shape, None) for shape in NARROW),
+            ("feed_forward", PVT_LAYERS[0], None),
         ]:
             case = Case(arch, dtype, op, shape, 0)
             for index, launch in enumerate(launches(case, gpu)):

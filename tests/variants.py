@@ -20,8 +20,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
+from pvt_kernels.backends.slabs import Window
 from pvt_kernels.backends.tensors import allows_tf32
-from pvt_kernels.backends.triton import attention, multi_head_attention, spatial_reduction
+from pvt_kernels.backends.triton import (
+    attention,
+    feed_forward,
+    multi_head_attention,
+    spatial_reduction,
+)
 from pvt_kernels.backends.triton import launch as triton_launch
 from pvt_kernels.backends.triton.attention.tiles import tile_of
 from pvt_kernels.backends.triton.launch import Gpu, Launch
@@ -67,6 +73,7 @@ def launches_of_calls(arch: int, dtype: torch.dtype, calls: int) -> list[Launch]
         _call_attention(dtype)
         _call_multi_head_attention(dtype)
         _call_spatial_reduction(dtype)
+        launches += _feed_forward_launches(arch, dtype)
     return launches
 
 
@@ -101,6 +108,25 @@ def _call_spatial_reduction(dtype: torch.dtype) -> None:
     bias, gamma, beta = (_tensor(C, dtype=dtype) for _ in range(3))
     y, *saved = spatial_reduction.forward(x, H, W, weight, bias, gamma, beta, 1e-5)
     spatial_reduction.backward(y, x, H, W, weight, gamma, *saved)
+
+
+def _feed_forward_launches(arch: int, dtype: torch.dtype) -> list[Launch]:
+    """Of a plan's launches, since its calls have nothing but addresses."""
+    convolved = random.random() < 0.7
+    form = feed_forward.Form(
+        Gpu(arch, aot.H100.multiprocessors),
+        *(None, dtype, random.randrange(1, 3000), convolved, convolved and random.random() < 0.5),
+        *(random.choice(("gelu", "relu")), convolved and random.random() < 0.5),
+    )
+    rows, width = (random.randrange(3, 400) for _ in range(2))
+    if not convolved:
+        return [feed_forward.dc_of(form, Window(1, rows * width, 1), 0, 0)[0]]
+    window = Window(1, rows, width, random.randrange(2), random.randrange(2))
+    return [
+        feed_forward.forward_of(form, window)[0],
+        feed_forward.dc_of(form, window, random.randrange(2), random.randrange(2))[0],
+        feed_forward.dh_of(form, window)[0],
+    ]
 
 
 def _tensor(*shape: int, dtype: torch.dtype) -> Tensor:

@@ -108,6 +108,45 @@ PVTK_API pvtk_status pvtk_spatial_reduction_backward(
     const float* norm_weight, const float* normalized, const float* rstd, void* dx, void* dweight,
     float* dbias, float* dnorm_weight, float* dnorm_bias, void* workspace);
 
+typedef enum { PVTK_GELU = 0, PVTK_RELU = 1 } pvtk_activation;
+
+// A window of the feed-forward network's hidden layer: so many rows of each image, computed from
+// these rows with `before` more above and `after` below, beyond which is the map's edge. A hidden
+// layer is (images, rows, width, hidden), contiguous. Without a convolution tokens have no
+// neighbours.
+typedef struct {
+  int64_t images, rows, width, before, after;
+  int64_t above, below;  // of the rows, how many at both ends are computed for what lies between
+  int64_t hidden;        // channels, a multiple of 8
+  int convolved;
+  pvtk_activation activation;
+  int relu_before_conv;
+  pvtk_dtype dtype;  // bfloat16 from compute capability 8.0 on
+  int device;        // index in the CUDA runtime's order
+  void* stream;      // a cudaStream_t of that device
+} pvtk_hidden;
+
+// a = activation(conv(h) + bias) of the window. `weight` is (hidden, 1, 3, 3) and bias (hidden) or
+// null, contiguous, all in the dtype.
+PVTK_API pvtk_status pvtk_hidden_forward(const pvtk_hidden* call, const void* h, const void* weight,
+                                         const void* bias, void* a);
+
+// How many parts the sums over the window have: (parts, 11, hidden) in fp32, of the gradients of
+// the weight's 9 taps, of its bias and of h; without a convolution (parts, 1, hidden), of h alone.
+PVTK_API pvtk_status pvtk_hidden_parts(const pvtk_hidden* call, int64_t* parts);
+
+// The gradient of the activation's input, in `dc`, from that of its result, which is there; of all
+// but `above` and `below` rows also a, and what they add to the sums but for the last. Without a
+// convolution a is h, in whose place the activation comes, and adds to the one sum. The same bits
+// in every run on the same kind of device.
+PVTK_API pvtk_status pvtk_hidden_dc(const pvtk_hidden* call, const void* h, const void* weight,
+                                    const void* bias, void* dc, void* a, float* sums);
+
+// The gradient of h in its place, of the window from dc with what is around it, and what it adds to
+// the last of the sums.
+PVTK_API pvtk_status pvtk_hidden_dh(const pvtk_hidden* call, const void* dc, const void* weight,
+                                    void* h, float* sums);
+
 #ifdef __cplusplus
 }
 #endif

@@ -61,3 +61,18 @@ pvtk_status pvtk_spatial_reduction_backward(const pvtk_spatial_reduction*, const
                                             void*, void*, float*, float*, float*, void*) {
   return not_supported();
 }
+
+pvtk_status pvtk_hidden_forward(const pvtk_hidden*, const void*, const void*, const void*, void*) {
+  return not_supported();
+}
+
+pvtk_status pvtk_hidden_parts(const pvtk_hidden*, int64_t*) { return not_supported(); }
+
+pvtk_status pvtk_hidden_dc(const pvtk_hidden*, const void*, const void*, const void*, void*, void*,
+                           float*) {
+  return not_supported();
+}
+
+pvtk_status pvtk_hidden_dh(const pvtk_hidden*, const void*, const void*, void*, float*) {
+  return not_supported();
+}

@@ -5,11 +5,13 @@ set(cuda_folder "${CMAKE_CURRENT_LIST_DIR}")
 set(cuda_entry_sources
   "${cuda_folder}/runtime.cu"
   "${cuda_folder}/attention.cu"
+  "${cuda_folder}/feed_forward.cu"
   "${cuda_folder}/spatial_reduction.cu")
 # what takes the longest to compile first, so that no core waits for it at the end
 set(cuda_kernel_sources
   "${cuda_folder}/attention_backward.cu"
   "${cuda_folder}/attention_forward.cu"
+  "${cuda_folder}/feed_forward_kernels.cu"
   "${cuda_folder}/spatial_reduction_backward.cu"
   "${cuda_folder}/spatial_reduction_forward.cu")
 

@@ -49,6 +49,27 @@ class SpatialReduction:
         stream: int,
     ) -> None: ...
 
+class Hidden:
+    """activation is "gelu" or "relu", dtype as above; ValueError for others."""
+
+    def __init__(
+        self,
+        images: int,
+        rows: int,
+        width: int,
+        before: int,
+        after: int,
+        above: int,
+        below: int,
+        hidden: int,
+        convolved: bool,
+        activation: str,
+        relu_before_conv: bool,
+        dtype: str,
+        device: int,
+        stream: int,
+    ) -> None: ...
+
 def attention_forward(call: Attention, q: Heads, k: Heads, v: Heads, o: int, lse: int) -> None: ...
 def attention_backward_workspace(call: Attention) -> int: ...
 def attention_backward(
@@ -100,3 +121,8 @@ def blocks_on_a_v100(
 
     Asks no device, and no build with CUDA. ValueError for bfloat16.
     """
+
+def hidden_forward(call: Hidden, h: int, weight: int, bias: int, a: int) -> None: ...
+def hidden_parts(call: Hidden) -> int: ...
+def hidden_dc(call: Hidden, h: int, weight: int, bias: int, dc: int, a: int, sums: int) -> None: ...
+def hidden_dh(call: Hidden, dc: int, weight: int, h: int, sums: int) -> None: ...

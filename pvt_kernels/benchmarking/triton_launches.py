@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor
 
-from pvt_kernels.backends.triton import attention, multi_head_attention, spatial_reduction
+from pvt_kernels.backends import slabs
+from pvt_kernels.backends.triton import (
+    attention,
+    feed_forward,
+    multi_head_attention,
+    spatial_reduction,
+)
 from pvt_kernels.backends.triton.launch import Gpu, Launch
 from pvt_kernels.backends.triton.multi_head_attention import linear_gradients
 from pvt_kernels.benchmarking.shapes import LayerShape
+
+# of PVTv2's and SegFormer's first stages; the others have less
+MLP_RATIO = 8
+# of an H100, for what is launched on one
+L2_BYTES = 50 * 2**20
 
 
 def launches_of_a_layer(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> dict[str, Launch]:
@@ -73,6 +86,32 @@ def linear_launches(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[Lau
         return []
     tokens = _empty(rows, C, dtype=dtype)
     return linear_gradients.linear_gradients_launches(gpu, [(tokens, tokens)] * 2)[0]
+
+
+def feed_forward_launches(shape: LayerShape, dtype: torch.dtype, gpu: Gpu) -> list[Launch]:
+    """Of a slab within the map, in every variant: the forwards, then the backwards."""
+    hidden, device = MLP_RATIO * shape.dim, None
+
+    def slab(buffers: int) -> slabs.Slab:
+        sizes = (L2_BYTES, gpu.multiprocessors, hidden, dtype.itemsize, buffers)
+        tokens = slabs.fitting_tokens(*sizes)
+        made = list(slabs.divided(shape.batch, shape.height, shape.width, tokens))
+        return made[len(made) // 2]
+
+    forwards, backwards = [], []
+    for activation, relu_before_conv in product(("gelu", "relu"), (False, True)):
+        options = (activation, relu_before_conv)
+        form = feed_forward.Form(gpu, device, dtype, hidden, True, True, *options)
+        forwards.append(feed_forward.forward_of(form, slab(2).window(0, 1))[0])
+        part = slab(3)
+        (first, end), (begin, stop) = part.range(0), part.range(1)
+        halo = (first - begin, stop - end)
+        backwards.append(feed_forward.dc_of(form, part.window(1, 1), *halo)[0])
+        backwards.append(feed_forward.dh_of(form, part.window(0, 1))[0])
+    for activation in ("gelu", "relu"):
+        form = feed_forward.Form(gpu, device, dtype, hidden, False, False, activation, False)
+        backwards.append(feed_forward.dc_of(form, slab(2).window(0, 0), 0, 0)[0])
+    return forwards + backwards
 
 
 def _empty(*sizes: int, dtype: torch.dtype) -> Tensor:

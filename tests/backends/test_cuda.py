@@ -4,7 +4,13 @@ import pytest
 import torch
 
 import pvt_kernels
-from pvt_kernels.backends import AttentionInputs, SpatialReductionInputs, cuda, decide
+from pvt_kernels.backends import (
+    AttentionInputs,
+    FeedForwardInputs,
+    SpatialReductionInputs,
+    cuda,
+    decide,
+)
 
 GPU = torch.device("cuda", 0)
 
@@ -41,6 +47,7 @@ def test_a_v100_runs_by_default(gpu, dtype):
     gpu("Tesla V100", (7, 0), code="sm_70", archs=("sm_70", "compute_70"))
     assert decide(AttentionInputs(GPU, dtype, 64, False)).backend == "cuda"
     assert decide(SpatialReductionInputs(GPU, dtype, 64, 8)).backend == "cuda"
+    assert decide(FeedForwardInputs(GPU, dtype, 64, 512, False)).backend == "cuda"
 
 
 def test_bfloat16_on_a_v100_names_what_runs(gpu):
@@ -95,6 +102,11 @@ def test_sizes_dtypes_and_dropout(gpu):
     reduction = SpatialReductionInputs(GPU, torch.float16, 4104, 2)
     assert cuda.BACKEND.not_supported_reasons(reduction) == [
         "the number of channels is 4104, no multiple of 8 up to 4096"
+    ]
+    feed_forward = FeedForwardInputs(GPU, torch.float16, 20, 100, True)
+    assert cuda.BACKEND.not_supported_reasons(feed_forward) == [
+        "the number of hidden channels is 100, no multiple of 8",
+        "dropout of the hidden layer is active",
     ]
 
 

@@ -3,14 +3,16 @@
 import pytest
 import torch
 
-from pvt_kernels import SRAttention, attention, spatial_reduction, use_backend
+from pvt_kernels import SRAttention, attention, feed_forward, spatial_reduction, use_backend
 from pvt_kernels.backends import AttentionInputs
 from pvt_kernels.backends.reference import attention as attention_reference
+from pvt_kernels.backends.reference import feed_forward as feed_forward_reference
 from pvt_kernels.backends.reference import spatial_reduction as reduction_reference
 
 from ..error_budget import check_error_budget, with_gradients
 from ..ops.cases import LOW_DTYPES, skip_unless_supported
 from ..ops.cases import attention as attention_cases
+from ..ops.cases import feed_forward as feed_forward_cases
 from ..ops.cases import spatial_reduction as reduction_cases
 
 GPU = torch.device("cuda", 0)
@@ -49,6 +51,30 @@ def test_spatial_reduction(shape, dtype):
     definition = reduction_cases.at_size(reduction_reference.spatial_reduction, H, W)
     with use_backend("cuda"):
         check_error_budget(op, definition, samples, reduction_cases.NAMES)
+
+
+@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        feed_forward_cases.Case(2, 200, 304, 64, 512),
+        feed_forward_cases.Case(3, 25, 38, 64, 256, relu_before_conv=True),
+        feed_forward_cases.Case(1, 41, 27, 40, 104, activation="relu"),
+        feed_forward_cases.Case(2, 200, 304, 64, 512, conv=False),
+    ],
+    ids=str,
+)
+def test_feed_forward(case, dtype):
+    skip_unless_supported_here(dtype)
+    inputs = [t.to(GPU) for t in feed_forward_cases.random_inputs(case, dtype)]
+    samples = [(inputs, torch.randn(case.B, case.H * case.W, case.C, device=GPU))]
+    op, definition = (
+        feed_forward_cases.of_tensors(function, case)
+        for function in (feed_forward, feed_forward_reference.feed_forward)
+    )
+    names = feed_forward_cases.NAMES if case.conv else feed_forward_cases.PLAIN_NAMES
+    with use_backend("cuda"):
+        check_error_budget(op, definition, samples, (*names, "dfc2_bias"))
 
 
 def test_every_run_gives_the_same_bits():

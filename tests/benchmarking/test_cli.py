@@ -142,5 +142,7 @@ def test_info_says_that_a_build_treats_gpus_as_older(capsys, monkeypatch):
     monkeypatch.setattr(cli.info, "build_info", lambda: _C.build_info() | build)
     assert main(["info"]) == 0
     text = " ".join(re.sub("[│┃|]", " ", capsys.readouterr().out).split())
-    expected = "every GPU runs the kernels for compute capability 7.0 (PVT_KERNELS_TREAT_AS_ARCH=70)"
+    expected = (
+        "every GPU runs the kernels for compute capability 7.0 (PVT_KERNELS_TREAT_AS_ARCH=70)"
+    )
     assert expected in text

@@ -1,5 +1,7 @@
 """The feed-forward op on every backend that runs here, against the definition in fp64."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,15 +10,21 @@ from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 from pvt_kernels import explain, feed_forward, use_backend
-from pvt_kernels.backends import FeedForwardInputs, decide
+from pvt_kernels.backends import FeedForwardInputs
 from pvt_kernels.backends.reference import feed_forward as reference
+from pvt_kernels.backends.registry import BACKENDS
 from pvt_kernels.backends.sdpa import feed_forward as sdpa
 
 from ..error_budget import with_gradients
-from .cases import LOW_DTYPES, skip_unless_supported
+from .cases import (
+    BACKEND_PARAMS,
+    FAST_BACKENDS,
+    LOW_DTYPES,
+    budget_cases,
+    skip_unless_supported,
+)
 from .cases.feed_forward import Case, check_against_oracle, of_tensors, random_inputs
 
-BACKENDS = ("cpu", "sdpa", "reference")
 # a map of several slabs in both directions, of one, of one token, of a row; odd channels; without
 # a convolution; the other activations
 CASES = (
@@ -33,9 +41,7 @@ CASES = (
 )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("case", "dtype", "backend"), budget_cases(CASES))
 def test_error_budget(case, dtype, backend):
     check_against_oracle(backend, case, dtype)
 
@@ -54,7 +60,7 @@ ANY_CASE = st.builds(
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(st.sampled_from(BACKENDS), ANY_CASE, st.sampled_from(LOW_DTYPES))
+@given(st.sampled_from(FAST_BACKENDS), ANY_CASE, st.sampled_from(LOW_DTYPES))
 def test_error_budget_of_any_shape(backend, case, dtype):
     check_against_oracle(backend, case, dtype)
 
@@ -67,7 +73,7 @@ FOUR = [
 ]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
 @pytest.mark.parametrize("case", FOUR, ids=str)
 def test_gradcheck(case, backend):
     device = torch.device("cpu")
@@ -77,7 +83,7 @@ def test_gradcheck(case, backend):
         assert torch.autograd.gradcheck(of_tensors(feed_forward, case), inputs)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
 @pytest.mark.parametrize("case", FOUR, ids=str)
 def test_without_biases(case, backend):
     x, *layers = random_inputs(case)
@@ -101,7 +107,7 @@ def test_without_biases(case, backend):
         torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
 def test_strided_inputs_give_what_contiguous_ones_do(backend):
     case = Case(2, 5, 6, 8, 20)
     x, *layers = random_inputs(case)
@@ -118,7 +124,7 @@ def test_strided_inputs_give_what_contiguous_ones_do(backend):
         torch.testing.assert_close(a, e)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
 @pytest.mark.parametrize("case", FOUR[::2], ids=str)
 def test_an_expanded_gradient_gives_that_of_ones(case, backend):
     inputs = [t.requires_grad_() for t in random_inputs(case)]
@@ -130,7 +136,7 @@ def test_an_expanded_gradient_gives_that_of_ones(case, backend):
         torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
 @pytest.mark.parametrize("case", [Case(0, 3, 4, 5, 6), Case(0, 3, 4, 5, 6, conv=False)], ids=str)
 def test_an_empty_batch_gives_empty_results(case, backend):
     inputs = random_inputs(case)
@@ -141,7 +147,7 @@ def test_an_empty_batch_gives_empty_results(case, backend):
         assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
 def test_autocast_casts_the_inputs(backend):
     case = Case(1, 5, 6, 8, 16)
     inputs = random_inputs(case)
@@ -153,7 +159,7 @@ def test_autocast_casts_the_inputs(backend):
     assert torch.equal(actual, expected)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
 def test_a_class_token_may_come_along_without_a_convolution(backend):
     x, *layers = random_inputs(Case(1, 13, 1, 8, 16, conv=False))
     fc1, fc2 = layers[:2], layers[2:]
@@ -186,19 +192,25 @@ def test_dropout_runs_pytorchs_form_and_drops():
         assert not torch.equal(dropped, feed_forward(x, 6, 7, *layers))
 
 
-def test_gpus_have_no_kernel_yet_and_say_so(monkeypatch):
+def test_triton_runs_it_on_gpus_but_for_dropout(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    inputs = FeedForwardInputs(torch.device("cuda", 0), torch.float16, 64, 512, False)
-    decision = decide(inputs)
-    assert decision.backend == "sdpa"
-    for name in ("triton", "cuda"):
-        assert decision.reasons[name] == ["it has no kernel for feed_forward yet"]
+    facts = (torch.device("cuda", 0), torch.float16, 64, 512)
+    triton = BACKENDS["triton"]
+    missing = [] if find_spec("triton") else ["the package triton is not installed"]
+    assert triton.not_supported_reasons(FeedForwardInputs(*facts, False)) == missing
+    assert triton.not_supported_reasons(FeedForwardInputs(*facts, True)) == [
+        *missing,
+        "dropout of the hidden layer is active",
+    ]
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", ["cpu", "triton", "reference"])
 @pytest.mark.parametrize("case", FOUR[1:3], ids=str)
 def test_opcheck(case, backend):
+    facts = (torch.device("cpu"), torch.float32, case.C, case.D, False)
+    skip_unless_supported(backend, FeedForwardInputs(*facts))
     inputs = [t.requires_grad_() for t in random_inputs(case)]
     layers = inputs[1:]
     if not case.conv:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from pvt_kernels import _C, SRAttention
+from pvt_kernels.backends import slabs
+from pvt_kernels.backends.cuda import feed_forward
 
 
 def layer_with_gradients(dim: int, heads: int, sr_ratio: int, H: int, W: int) -> list[Tensor]:
@@ -41,3 +43,13 @@ def attention_at(q_offset: int, o_offset: int) -> None:
     call = _C.cuda.Attention(1, 4, 4, 1, 8, "float32", scale=1.0, device=0, stream=0)
     heads = [_C.cuda.Heads(address, 32, 8, 8) for address in (q + q_offset, k, v)]
     _C.cuda.attention_forward(call, *heads, o + o_offset, memory[3, 32:].data_ptr())
+
+
+def feed_forward_in_slabs(direction: str, tokens: int, *arguments: object) -> object:
+    """The feed-forward's `direction` with slabs of so many tokens."""
+    fitting = slabs.slab_tokens
+    slabs.slab_tokens = lambda *_: tokens
+    try:
+        return getattr(feed_forward, direction)(*arguments)
+    finally:
+        slabs.slab_tokens = fitting

@@ -35,7 +35,11 @@ KERNELS = (
     "spatial_reduction_dx",
     "spatial_reduction_dweight",
 )
+# of the feed-forward: each with a ReLU before the convolution and without, but for the last
+HIDDEN_KERNELS = ("hidden_forward", "hidden_dc", "hidden_dh")
+HIDDEN_BLOCKS = 3
 OTHER_KERNELS = (
+    "hidden_plain",
     "spatial_reduction_normalize",
     "spatial_reduction_dz",
     "spatial_reduction_sums",
@@ -180,6 +184,17 @@ def instances(atoms: list[str], widths: tuple[int, ...]) -> list[str]:
     return names
 
 
+def hidden_instances(atoms: list[str]) -> list[str]:
+    """Of the feed-forward's kernels with a convolution."""
+    space = "pvt_kernels::cuda::"
+    return [
+        f"{kernel}_kernel<{space}{atom}, {relu}>"
+        for atom in atoms
+        for kernel in HIDDEN_KERNELS
+        for relu in ("false", "true")
+    ]
+
+
 def intended_blocks(c: Compiled) -> int:
     """Two a multiprocessor, but for the widest heads, and fp32 in the 64 KB of 7.5.
 
@@ -238,11 +253,16 @@ def test_tensor_cores_in_the_code_of_nvcc(gpu, instruction):
 def test_code_for_sm_70(device, table):
     atoms = ["Simt70", "Sm70", "Sm70Wmma"]
     names = instances(atoms, WIDTHS)
+    names += hidden_instances(["Simt70", "Sm70"])
     code = compile_kernels("12.9", 70, names)
     assert len(code.usage) == len(names)
     compiled = [c for symbol, stack, regs in code.usage if (c := describe(70, symbol, regs, stack))]
     assert len(compiled) == expected(set(atoms))
     check(70, compiled, device.run("simt_cuda.blocks"), table)
+    for symbol, _, registers in code.usage:
+        if "hidden_" in symbol:
+            hidden = Compiled(70, "hidden", "", None, int(registers))
+            assert hidden.blocks(70, threads=128, shared=0) >= HIDDEN_BLOCKS, symbol
     for entry in code.ptx.split(".entry ")[1:]:
         symbol = entry.split("(")[0]
         if describe(70, symbol, "255", "0"):
@@ -255,7 +275,7 @@ def test_code_for_sm_70(device, table):
 )
 @pytest.mark.thorough
 def test_the_oldest_cuda_compiles_the_kernels(arch, atoms):
-    names = instances(atoms, (64,))
+    names = instances(atoms, (64,)) + hidden_instances(atoms)
     assert len(compile_kernels("11.8", arch, names).usage) == len(names)
 
 

@@ -27,7 +27,7 @@ struct Bits<16> {
   using Type = uint4;
 };
 
-// Through the read-only path: nothing that a kernel loads is written while it runs.
+// Through the read-only path: nothing that a kernel loads so is written while it runs.
 template <class V>
 __device__ __forceinline__ V load_global(const V* address) {
   using Type = typename Bits<sizeof(V)>::Type;
@@ -35,6 +35,12 @@ __device__ __forceinline__ V load_global(const V* address) {
   V value;
   memcpy(&value, &bits, sizeof(value));
   return value;
+}
+
+// Not through that path: what the same thread writes later.
+template <class V>
+__device__ __forceinline__ V load_own(const V* address) {
+  return *address;
 }
 
 template <class V>

@@ -11,12 +11,14 @@ from pvt_kernels._C import build_info, cuda_device
 from pvt_kernels.backends.base import (
     AttentionInputs,
     Backend,
+    FeedForwardInputs,
     Inputs,
     SpatialReductionInputs,
     dropout_reasons,
     dtype_reasons,
+    hidden_dropout_reasons,
 )
-from pvt_kernels.backends.cuda import attention, spatial_reduction, sr_attention
+from pvt_kernels.backends.cuda import attention, feed_forward, spatial_reduction, sr_attention
 
 if TYPE_CHECKING:
     from pvt_kernels._C import CudaDevice
@@ -47,6 +49,13 @@ def _attention_reasons(inputs: AttentionInputs) -> list[str]:
 def _spatial_reduction_reasons(inputs: SpatialReductionInputs) -> list[str]:
     sizes = _size_reasons("the number of channels", inputs.channels, MAX_CHANNELS)
     return [*_reasons(inputs), *sizes]
+
+
+def _feed_forward_reasons(inputs: FeedForwardInputs) -> list[str]:
+    reasons = _reasons(inputs)
+    if inputs.hidden % 8 != 0:
+        reasons.append(f"the number of hidden channels is {inputs.hidden}, no multiple of 8")
+    return [*reasons, *hidden_dropout_reasons(inputs)]
 
 
 def _size_reasons(name: str, size: int, largest: int) -> list[str]:
@@ -102,7 +111,12 @@ BACKEND = Backend(
         "attention": attention,
         "spatial_reduction": spatial_reduction,
         "sr_attention": sr_attention,
+        "feed_forward": feed_forward,
     },
-    reasons={"attention": _attention_reasons, "spatial_reduction": _spatial_reduction_reasons},
+    reasons={
+        "attention": _attention_reasons,
+        "spatial_reduction": _spatial_reduction_reasons,
+        "feed_forward": _feed_forward_reasons,
+    },
     whole_layer=True,
 )

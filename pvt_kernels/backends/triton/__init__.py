@@ -17,10 +17,12 @@ import torch
 from pvt_kernels.backends.base import (
     AttentionInputs,
     Backend,
+    FeedForwardInputs,
     Inputs,
     SpatialReductionInputs,
     dropout_reasons,
     dtype_reasons,
+    hidden_dropout_reasons,
 )
 from pvt_kernels.backends.tensors import allows_tf32
 
@@ -65,6 +67,10 @@ def _spatial_reduction_reasons(inputs: SpatialReductionInputs) -> list[str]:
     return reasons
 
 
+def _feed_forward_reasons(inputs: FeedForwardInputs) -> list[str]:
+    return [*_reasons(inputs), *hidden_dropout_reasons(inputs)]
+
+
 def _overflows_registers(inputs: AttentionInputs) -> bool:
     """Without tensor cores Triton keeps a product's factors in registers."""
     wide = inputs.dtype == torch.float32 and inputs.head_dim > MAX_FP32_HEAD_DIM
@@ -100,6 +106,7 @@ BACKEND = Backend(
         "attention": _attention_reasons,
         "multi_head_attention": _attention_reasons,
         "spatial_reduction": _spatial_reduction_reasons,
+        "feed_forward": _feed_forward_reasons,
     },
     whole_layer=True,
 )

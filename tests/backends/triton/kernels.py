@@ -19,6 +19,8 @@ linear_gradients = import_module(
 )
 triton_reduction = import_module("pvt_kernels.backends.triton.spatial_reduction")
 reduction_tiles = import_module("pvt_kernels.backends.triton.spatial_reduction.tiles")
+triton_feed_forward = import_module("pvt_kernels.backends.triton.feed_forward")
+feed_forward_tiles = import_module("pvt_kernels.backends.triton.feed_forward.tiles")
 
 REASONS = BACKENDS["triton"].not_supported_reasons(
     AttentionInputs(torch.device("cpu"), torch.float32, 64, False)

@@ -3,15 +3,24 @@
 import pytest
 import torch
 
-from pvt_kernels import SRAttention, attention, multi_head_attention, spatial_reduction, use_backend
+from pvt_kernels import (
+    SRAttention,
+    attention,
+    feed_forward,
+    multi_head_attention,
+    spatial_reduction,
+    use_backend,
+)
 from pvt_kernels.backends import AttentionInputs
 from pvt_kernels.backends.reference import attention as attention_reference
+from pvt_kernels.backends.reference import feed_forward as feed_forward_reference
 from pvt_kernels.backends.reference import multi_head_attention as mha_reference
 from pvt_kernels.backends.reference import spatial_reduction as reduction_reference
 
 from ...error_budget import check_error_budget, with_gradients
 from ...ops.cases import LOW_DTYPES, skip_unless_supported
 from ...ops.cases import attention as attention_cases
+from ...ops.cases import feed_forward as feed_forward_cases
 from ...ops.cases import spatial_reduction as reduction_cases
 
 GPU = torch.device("cuda", 0)
@@ -80,6 +89,45 @@ def test_fused_multi_head_attention(C, heads, dtype):
 
     names = ("out", "dx", "dy", "dWq", "dbq", "dWkv", "dbkv", "dWo", "dbo")
     check_error_budget(op, definition, samples, names)
+
+
+@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        # several slabs of one image each, of whole images, odd channels
+        feed_forward_cases.Case(2, 200, 304, 64, 512),
+        feed_forward_cases.Case(3, 25, 38, 64, 256, relu_before_conv=True),
+        feed_forward_cases.Case(1, 41, 27, 40, 100, activation="relu"),
+        feed_forward_cases.Case(2, 200, 304, 64, 512, conv=False),
+    ],
+    ids=str,
+)
+def test_feed_forward(case, dtype):
+    inputs = [t.to(GPU) for t in feed_forward_cases.random_inputs(case, dtype)]
+    samples = [(inputs, torch.randn(case.B, case.H * case.W, case.C, device=GPU))]
+    op, definition = (
+        feed_forward_cases.of_tensors(function, case)
+        for function in (feed_forward, feed_forward_reference.feed_forward)
+    )
+    names = feed_forward_cases.NAMES if case.conv else feed_forward_cases.PLAIN_NAMES
+    check_error_budget(op, definition, samples, (*names, "dfc2_bias"))
+
+
+def test_the_feed_forward_holds_no_more_than_slabs():
+    """Forward and backward at 800 x 1216, whose hidden layer is 249 MB in fp16."""
+    case = feed_forward_cases.Case(4, 200, 304, 64, 512)
+    inputs = [t.to(GPU).requires_grad_() for t in feed_forward_cases.random_inputs(case, HALF[0])]
+    op, dy = feed_forward_cases.of_tensors(feed_forward, case), torch.randn_like(inputs[0])
+    result = op(*inputs)
+    torch.autograd.grad(result, inputs, dy)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    result = op(*inputs)
+    gradients = torch.autograd.grad(result, inputs, dy)
+    kept = sum(t.nbytes for t in (result, *gradients))
+    # half of the L2 of any GPU, the halo, products of slabs and partial sums
+    assert torch.cuda.max_memory_allocated() - before - kept < 100 * 2**20
 
 
 def test_every_run_gives_the_same_bits():

@@ -25,6 +25,11 @@ V load_global(const V* address) {
 }
 
 template <class V>
+V load_own(const V* address) {
+  return load_global(address);
+}
+
+template <class V>
 void store_global(V* address, const V& value) {
   check_alignment(address, sizeof(V));
   simt::counters.launches.back().stored += sizeof(V);
