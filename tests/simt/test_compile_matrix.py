@@ -188,7 +188,7 @@ def hidden_instances(atoms: list[str]) -> list[str]:
     """Of the feed-forward's kernels with a convolution."""
     space = "pvt_kernels::cuda::"
     return [
-        f"{kernel}_kernel<{space}{atom}, {relu}>"
+        f"{kernel}_kernel<{SPACE}{atom}, {relu}>"
         for atom in atoms
         for kernel in HIDDEN_KERNELS
         for relu in ("false", "true")
