@@ -127,7 +127,7 @@ def forward(
         if convolved:
             kernels.forward(slab.window(0, halo), h, a)
         elif activation == "gelu":
-            F.gelu(h, out=a)
+            F.gelu(h, out=a)  # pyright: ignore[reportCallIssue]  # which its stub lacks
         else:
             a.relu_()
         _linear(a, fc2_weight, fc2_bias, slab.of(result))

@@ -36,8 +36,8 @@ def permuted(weight: Tensor, order: tuple[int, ...], keep: bool) -> Tensor:
     if keep and weight.is_cuda and torch.cuda.is_current_stream_capturing():
         # a graph reads the weight at each replay, and memory of its own
         keep = False
+    stream = current_stream(weight.device.index) if keep else 0
     if keep:
-        stream = current_stream(weight.device.index)
         kept = _kept.get(key, {}).get(stream)
         if kept is not None and _is_of(kept, weight):
             return kept.permuted

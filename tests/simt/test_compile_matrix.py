@@ -101,7 +101,7 @@ class Compiled:
         warp_registers = math.ceil(self.registers * 32 / 256) * 256
         return min(
             REGISTERS // (warp_registers * threads // 32),
-            arch.shared // (shared + arch.reserved),
+            arch.shared // max(shared + arch.reserved, 1),
             arch.threads // threads,
         )
 
@@ -186,7 +186,6 @@ def instances(atoms: list[str], widths: tuple[int, ...]) -> list[str]:
 
 def hidden_instances(atoms: list[str]) -> list[str]:
     """Of the feed-forward's kernels with a convolution."""
-    space = "pvt_kernels::cuda::"
     return [
         f"{kernel}_kernel<{SPACE}{atom}, {relu}>"
         for atom in atoms
