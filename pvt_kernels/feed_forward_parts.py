@@ -23,13 +23,14 @@ class FeedForwardParts(NamedTuple):
     """Where the parts of a feed-forward network are.
 
     Attributes:
-        fc1, fc2: the linear layers.
+        fc1, fc2: the linear layers, or with `pointwise` 1 x 1 convolutions, which compute the same.
         activation: behind fc1, or behind the convolution if there is one.
         dropout: of what the activation gives; None if there is none.
         conv: the depthwise convolution; None if there is none.
         before_conv: a ReLU, or what does nothing; None if there is none.
         bypassed: further modules whose own calls are left out: what other parts lie in.
         beside: modules that are called after fc2 by whoever made this.
+        pointwise: whether fc1 and fc2 are convolutions, which would be called on maps.
     """
 
     fc1: nn.Module
@@ -40,6 +41,13 @@ class FeedForwardParts(NamedTuple):
     before_conv: nn.Module | None = None
     bypassed: tuple[nn.Module, ...] = ()
     beside: tuple[nn.Module, ...] = ()
+    pointwise: bool = False
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Hidden channels, and those of the tokens."""
+        unit = "channels" if self.pointwise else "features"
+        return getattr(self.fc1, f"out_{unit}"), getattr(self.fc1, f"in_{unit}")
 
 
 def serves(parts: FeedForwardParts, x: Tensor) -> bool:
@@ -48,14 +56,14 @@ def serves(parts: FeedForwardParts, x: Tensor) -> bool:
     fc1, fc2, conv = parts.fc1, parts.fc2, parts.conv
     if is_watched(x) or not may_compute("feed_forward"):
         return False
-    if not is_plain(fc1, LINEAR_TYPES) or not is_plain(fc2, LINEAR_TYPES):
+    if not _is_linear(fc1, parts.pointwise) or not _is_linear(fc2, parts.pointwise):
         return False
-    D, C = fc1.weight.shape
+    D, C = fc1.weight.shape[:2]
     others = [parts.activation, *parts.bypassed]
     if parts.before_conv is not None:
         others.append(parts.before_conv)
     return (
-        fc2.weight.shape == (C, D)
+        fc2.weight.shape[:2] == (C, D)
         and x.shape[-1] == C
         and fits(x, fc1.weight, fc1.bias)
         and fits(x, fc2.weight, fc2.bias)
@@ -70,7 +78,10 @@ def serves(parts: FeedForwardParts, x: Tensor) -> bool:
 def forward(parts: FeedForwardParts, x: Tensor, H: int, W: int) -> Tensor:
     """Of tokens (B, N, C) on a map of H x W, where `serves` says so; before `beside`."""
     fc1, fc2, conv, dropout = parts.fc1, parts.fc2, parts.conv, parts.dropout
-    assert isinstance(fc1, nn.Linear) and isinstance(fc2, nn.Linear)
+    assert isinstance(fc1, (nn.Linear, nn.Conv2d)) and isinstance(fc2, (nn.Linear, nn.Conv2d))
+    w1, w2 = fc1.weight, fc2.weight
+    if parts.pointwise:
+        w1, w2 = w1.flatten(1), w2.flatten(1)
     dw = (None, None)
     if conv is not None:
         assert isinstance(conv, nn.Conv2d)
@@ -79,22 +90,26 @@ def forward(parts: FeedForwardParts, x: Tensor, H: int, W: int) -> Tensor:
     assert activation is not None
     dropout_p = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
     relu = type(parts.before_conv) is nn.ReLU
-    layers = (fc1.weight, fc1.bias, *dw, fc2.weight, fc2.bias)
+    layers = (w1, fc1.bias, *dw, w2, fc2.bias)
     return feed_forward(x, H, W, *layers, activation, relu, dropout_p)  # pyright: ignore[reportCallIssue]
 
 
 def known_reasons(parts: FeedForwardParts) -> list[str]:
     """Every reason why no call can be served; a hook or a replaced layer may go away again."""
     reasons = []
+    kind = nn.Conv2d if parts.pointwise else nn.Linear
     for name, layer in (("fc1", parts.fc1), ("fc2", parts.fc2)):
-        if not isinstance(layer, nn.Linear):
-            reasons.append(f"its {name} is a {type(layer).__name__}, not a Linear")
-    if not reasons and parts.fc2.weight.shape != parts.fc1.weight.shape[::-1]:  # pyright: ignore[reportIndexIssue]
+        if not isinstance(layer, kind):
+            reasons.append(f"its {name} is a {type(layer).__name__}, not a {kind.__name__}")
+        elif parts.pointwise and not _is_pointwise(layer):
+            reasons.append(f"its {name} is no convolution of 1 x 1")
+    known = not reasons
+    if known and parts._replace(fc1=parts.fc2).sizes != parts.sizes[::-1]:
         reasons.append("its layers do not lead back to the tokens' channels")
     if activation_name(parts.activation) is None:
         kind = type(parts.activation).__name__
         reasons.append(f"its activation is a {kind}, not an exact GELU or ReLU")
-    if parts.conv is not None and not _is_depthwise(parts.conv, parts.fc1.weight.shape[0]):  # pyright: ignore[reportArgumentType, reportIndexIssue]
+    if known and parts.conv is not None and not _is_depthwise(parts.conv, parts.sizes[0]):
         reasons.append("its convolution is not depthwise, 3 x 3 and padded by zeros")
     if parts.before_conv is not None:
         kind = type(parts.before_conv)
@@ -116,6 +131,24 @@ def activation_name(activation: nn.Module) -> str | None:
     if (kind is nn.GELU and exact) or (kind.__module__, kind.__name__) in GELUS:
         return "gelu"
     return None
+
+
+def _is_linear(layer: nn.Module, pointwise: bool) -> TypeGuard[nn.Linear | nn.Conv2d]:
+    """Whether it is exactly the layer that it is taken for, and nobody listens to it."""
+    if not pointwise:
+        return is_plain(layer, LINEAR_TYPES)
+    return is_conv(layer) and not is_listened_to(layer) and _is_pointwise(layer)
+
+
+def _is_pointwise(conv: nn.Module) -> bool:
+    """Whether a convolution computes what a linear layer does, at each place of the map."""
+    return (
+        isinstance(conv, nn.Conv2d)
+        and conv.kernel_size == (1, 1)
+        and conv.stride == (1, 1)
+        and conv.padding in ((0, 0), "valid", "same")
+        and conv.groups == 1
+    )
 
 
 def _is_depthwise(conv: nn.Module, channels: int) -> TypeGuard[nn.Conv2d]:

@@ -30,10 +30,13 @@ inline float bias_of(const Linear& layer, std::int64_t row) {
   return layer.bias == nullptr ? 0.0f : layer.bias[row];
 }
 
-// Zeros in map[rows][stride] outside of the range's whole vectors, which were computed.
+// Zeros in map[rows][stride] outside of the range's whole vectors, which were computed, and in the
+// vector before the first row: its last value is a neighbour of the first position, and times a
+// gradient of 0 what lies there by chance may be NaN.
 inline void clear_around(const Positions& range, float* map, std::int64_t rows,
                          std::int64_t stride) {
   const std::int64_t end = range.begin + round_up(range.end - range.begin, kLanes);
+  std::fill(map - kLanes, map, 0.0f);
   for (std::int64_t row = 0; row < rows; ++row, map += stride) {
     std::fill(map, map + range.begin, 0.0f);
     std::fill(map + end, map + stride, 0.0f);

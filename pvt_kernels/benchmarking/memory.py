@@ -143,14 +143,22 @@ def resident_growth(call: Callable[[], object]) -> Peak:
         before = maximum()
         duration = seconds(call, torch.device("cpu"))
         return Peak(maximum() - before, duration)
-    libc = ctypes.CDLL(None)
-    # else glibc raises the threshold as it goes, and keeps what was freed for later, or not
-    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
-    libc.malloc_trim(0)
+    map_large_blocks()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before = _status("VmRSS")
     duration = seconds(call, torch.device("cpu"))
     return Peak(_status("VmHWM") - before, duration)
+
+
+def map_large_blocks() -> None:
+    """Let glibc map blocks of a megabyte and more on their own, and return them when freed.
+
+    Else it raises the threshold as it goes, and keeps what was freed for later, or not. Best before
+    anything large was freed: such gaps are filled first, and stay resident then.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 def _status(field: str) -> int:
@@ -209,6 +217,7 @@ def _answer(sender: Connection, function: Callable[..., Peak], arguments: tuple)
 
 
 def _measure_in_child(case: Case, contender: Contender) -> Peak:
+    map_large_blocks()
     work = workload(case, real_input=False)
     module = work.build(contender)
     with contender.context():

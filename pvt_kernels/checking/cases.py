@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pvt_kernels.backends.reference import attention as attention_reference
+from pvt_kernels.backends.reference import feed_forward as feed_forward_reference
 from pvt_kernels.backends.reference import multi_head_attention as mha_reference
 from pvt_kernels.backends.reference import spatial_reduction as reduction_reference
 from pvt_kernels.benchmarking.accuracy import attention_oracle
@@ -20,12 +21,16 @@ from pvt_kernels.benchmarking.needs import layer_growth
 from pvt_kernels.benchmarking.shapes import STAGES, LayerShape, Size, stage_shape
 from pvt_kernels.layers import SRAttention
 from pvt_kernels.ops.attention import attention
+from pvt_kernels.ops.feed_forward import feed_forward
 from pvt_kernels.ops.multi_head_attention import multi_head_attention
 from pvt_kernels.ops.spatial_reduction import spatial_reduction
 
 EPS = 1e-5
+# of PVT's and PVTv2's feed-forward networks, by stage
+MLP_RATIOS = {1: 8, 2: 8, 3: 4, 4: 4}
 MHA_NAMES = ("out", "dx", "dy", "dWq", "dbq", "dWkv", "dbkv", "dWo", "dbo")
 REDUCTION_NAMES = ("y", "dx", "dweight", "dbias", "dgamma", "dbeta")
+FC1_NAMES, CONV_NAMES, FC2_NAMES = ("dW1", "db1"), ("dWdw", "dbdw"), ("dW2", "db2")
 # Inputs over which the errors of a small shape are pooled: one is a matter of luck, above all in
 # the gradient of a bias, which is a single row.
 POOLED = 8
@@ -55,6 +60,16 @@ ODD_MHA = (
 )
 # (B, H, W, C, R)
 ODD_REDUCTION = ((2, 9, 13, 40, 3), (1, 41, 27, 64, 2), (3, 7, 13, 16, 1), (0, 9, 13, 40, 3))
+# (B, H, W, C, D, with a convolution, with a ReLU before it)
+ODD_FEED_FORWARD = (
+    (2, 9, 13, 40, 100, True, False),
+    (1, 41, 27, 64, 70, True, False),
+    (2, 1, 1, 19, 33, True, False),
+    (1, 9, 14, 32, 64, True, True),
+    (2, 43, 3, 48, 130, False, False),
+    (1, 17, 1, 21, 35, False, False),
+    (0, 9, 13, 40, 100, True, False),
+)
 # (B, H, W, C, heads, R)
 ODD_LAYER = (
     (2, 24, 17, 64, 1, 8),
@@ -122,6 +137,8 @@ def odd_cases() -> list[Case]:
         mha_case(2, 129, 65, 64, 1, strided=True),
         *(reduction_case(*sizes) for sizes in ODD_REDUCTION),
         reduction_case(2, 9, 13, 40, 3, strided=True),
+        *(feed_forward_case(*sizes) for sizes in ODD_FEED_FORWARD),
+        feed_forward_case(2, 9, 13, 40, 100, True, False, strided=True),
         *(layer_case(*sizes) for sizes in ODD_LAYER),
         layer_case(2, 24, 17, 64, 1, 8, strided=True),
     ]
@@ -138,6 +155,11 @@ def stage_cases(size: Size, batch: int) -> list[Case]:
             attention_case(*sizes, s.heads, s.dim // s.heads, DENSE, **rest),
             mha_case(*sizes, s.dim, s.heads, **rest),
             layer_case(batch, s.height, s.width, s.dim, s.heads, s.sr_ratio, **rest),
+        ]
+        hidden = s.dim * MLP_RATIOS[stage]
+        found += [
+            feed_forward_case(batch, s.height, s.width, s.dim, hidden, conv, False, **rest)
+            for conv in (False, True)
         ]
         if s.sr_ratio > 1:
             found.append(reduction_case(batch, s.height, s.width, s.dim, s.sr_ratio, **rest))
@@ -196,6 +218,32 @@ def reduction_case(B: int, H: int, W: int, C: int, R: int, **options: object) ->
     shape = f"B {B}, {H} x {W}, C {C}, R {R}{_memory(DENSE, options)}"
     return Case("spatial_reduction", shape, REDUCTION_NAMES, inputs, call, definition, definition,
                 **options)  # fmt: skip
+
+
+def feed_forward_case(
+    B: int, H: int, W: int, C: int, D: int, conv: bool, relu: bool, **options: object
+) -> Case:
+    def inputs(device: torch.device) -> list[Tensor]:
+        shapes = ((D, C), (D, 1, 3, 3), (C, D)) if conv else ((D, C), (C, D))
+        tensors = [torch.randn(B, H * W, C, device=device)]
+        for shape in shapes:
+            weight = torch.randn(shape, device=device)
+            tensors.append(weight * weight[0].numel() ** -0.5)
+            tensors.append(0.1 * torch.randn(shape[0], device=device))
+        return tensors
+
+    def run(op: Callable[..., Tensor], x: Tensor, *layers: Tensor) -> Tensor:
+        if not conv:
+            layers = (*layers[:2], None, None, *layers[2:])
+        return op(x, H, W, *layers, "gelu", relu)
+
+    call, definition = (
+        partial(run, op) for op in (feed_forward, feed_forward_reference.feed_forward)
+    )
+    names = ("out", "dx", *FC1_NAMES, *(CONV_NAMES if conv else ()), *FC2_NAMES)
+    form = f"{', ReLU' if relu else ''}{', conv' if conv else ''}"
+    shape = f"B {B}, {H} x {W}, C {C}, D {D}{form}{_memory(DENSE, options)}"
+    return Case("feed_forward", shape, names, inputs, call, definition, definition, **options)
 
 
 def layer_case(B: int, H: int, W: int, C: int, heads: int, R: int, **options: object) -> Case:

@@ -23,7 +23,12 @@ from pvt_kernels.checking.timings import compile_peer
 
 BACKEND = "triton"
 # who has an op has its kernels: two processes would compile them twice
-OPS = (("attention",), ("spatial_reduction",), ("multi_head_attention", "SRAttention"))
+OPS = (
+    ("attention",),
+    ("spatial_reduction",),
+    ("multi_head_attention", "SRAttention"),
+    ("feed_forward",),
+)
 MOST_PROCESSES = 8
 # of GPU memory, that a process may need
 PROCESS_BYTES = 4e9

@@ -18,6 +18,7 @@ from pvt_kernels import backends
 from pvt_kernels.integrations import (
     feed_forward,
     openmmlab,
+    openmmlab_feed_forward,
     pvt,
     timm,
     transformers_pvt,
@@ -36,6 +37,7 @@ MODULES = (
     transformers_segformer,
     transformers_segformer_head,
     openmmlab,
+    openmmlab_feed_forward,
 )
 ADAPTERS: dict[str, Adapter] = {
     adapter.family: adapter

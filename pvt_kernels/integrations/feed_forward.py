@@ -79,16 +79,22 @@ def _example(module: Any) -> tuple:
 def _reasons(module: nn.Module) -> list[str]:
     if type(module).__module__.startswith("pvt_kernels."):
         return ["it is this package's own"]
-    parts = _parts(module)
+    norm = find(module, "norm")
+    return [
+        *reasons_against(module, _parts(module)),
+        *([] if norm is None or type(norm) is nn.Identity else ["it has a norm"]),
+    ]
+
+
+def reasons_against(module: nn.Module, parts: FeedForwardParts) -> list[str]:
+    """What of a module's parts is not known."""
     known = {id(part) for part in (*parts, *parts.bypassed, *parts.beside)}
     unknown = [name for name, child in module.named_children() if id(child) not in known]
     tensors = [n for n, t in (module._parameters | module._buffers).items() if t is not None]
-    norm = find(module, "norm")
     return [
         *known_reasons(parts),
         *(f"it has a part that is not known: {name}" for name in unknown),
         *(f"it has a tensor that is not known: {name}" for name in tensors),
-        *([] if norm is None or type(norm) is nn.Identity else ["it has a norm"]),
     ]
 
 

@@ -26,8 +26,8 @@ def patch(model: nn.Module, *, backend: str = AUTO, dry_run: bool = False) -> Re
     """Swap a live model's attention and feed-forward for this package's, weights where they are.
 
     Finds, by their structure, the attention modules of the original PVT, PVTv2 and SegFormer
-    code, timm (pvt_v2, twins), transformers (Pvt, PvtV2, Segformer, GLPN), mmdet and mmseg, and,
-    but for the last two, the feed-forward networks beside them.
+    code, timm (pvt_v2, twins), transformers (Pvt, PvtV2, Segformer, GLPN), mmdet and mmseg, and
+    the feed-forward networks beside them.
     Parameters, state_dict, hooks and requires_grad stay as they are; a call that this package
     can't serve (output_attentions=True, an attention mask, active dropout within) runs the
     module's own forward.

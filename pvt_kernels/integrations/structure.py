@@ -80,7 +80,7 @@ def calls(parts: Parts, like: Tensor) -> list[Inputs]:
 
 def network_calls(network: FeedForwardParts, like: Tensor) -> list[Inputs]:
     """The same of a feed-forward network."""
-    hidden, channels = sizes(network.fc1)
+    hidden, channels = network.sizes
     return [FeedForwardInputs(like.device, like.dtype, channels, hidden, dropout=False)]
 
 

@@ -120,15 +120,15 @@ class PyramidVisionTransformer(Pyramid):
         pos_embed = F.interpolate(pos_embed, size=(H, W), mode="bilinear", align_corners=False)
         return pos_embed.flatten(2).transpose(1, 2)
 
-    def _stage(self, i: int, x: torch.Tensor) -> tuple[torch.Tensor, int, int]:
-        x, H, W = getattr(self, f"patch_embed{i + 1}")(x)
+    def _embed(self, i: int, x: torch.Tensor) -> tuple[torch.Tensor, int, int]:
+        x, H, W = super()._embed(i, x)
         x = x + self._positions(i, H, W)
         if i == 3 and not self.features_only:
             cls_token = self.cls_token + self.pos_embed4[:, :1]
             x = torch.cat((cls_token.expand(x.shape[0], -1, -1), x), dim=1)
-        return self._blocks(i, self.pos_drop(x), H, W), H, W
+        return self.pos_drop(x), H, W
 
-    def _features(self, maps: list[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+    def _features(self, maps: dict[int, torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
         return self.norm(tokens)
 
     def _pooled(self, x: torch.Tensor) -> torch.Tensor:

@@ -90,12 +90,11 @@ class PyramidVisionTransformerV2(Pyramid):
         """
         return {"pos_embed1", "pos_embed2", "pos_embed3", "pos_embed4", "cls_token"}
 
-    def _stage(self, i: int, x: torch.Tensor) -> tuple[torch.Tensor, int, int]:
-        x, H, W = getattr(self, f"patch_embed{i + 1}")(x)
-        return getattr(self, f"norm{i + 1}")(self._blocks(i, x, H, W)), H, W
+    def _end(self, i: int, x: torch.Tensor) -> torch.Tensor:
+        return getattr(self, f"norm{i + 1}")(x)
 
-    def _features(self, maps: list[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
-        return maps[-1]
+    def _features(self, maps: dict[int, torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+        return maps[3]
 
     def _pooled(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean(dim=(2, 3))

@@ -38,7 +38,8 @@ def test_every_op_is_checked_in_every_dtype_on_odd_shapes_and_all_stages():
     labels = [job.label for job in jobs.jobs(plan)]
     assert len(set(labels)) == len(labels)
     for dtype in ("fp16", "bf16", "fp32"):
-        for op in ("attention", "multi_head_attention", "spatial_reduction", "SRAttention"):
+        ops = ("attention", "multi_head_attention", "spatial_reduction", "SRAttention")
+        for op in (*ops, "feed_forward"):
             assert sum(x.startswith(f"{op} B") and x.endswith(dtype) for x in labels) >= 7
         for shape in ("N 129, M 65, 1 x 64", "N 70, M 1,", "3 x 40", "B 0", "strided", "expanded"):
             assert any(shape in x and x.endswith(dtype) for x in labels), shape

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <memory>
 #include <random>
 #include <string>
@@ -73,6 +74,16 @@ DType draw_dtype() { return draw(0, 1) == 0 ? DType::f32 : DType::bf16; }
 
 // Of all values together, as large as can be.
 double accepted_error(DType dtype) { return dtype == DType::f32 ? 1e-4 : 5e-2; }
+
+// What was written to all of them, one after another.
+Floats joined(std::vector<Tensor>& tensors) {
+  Floats all;
+  for (Tensor& tensor : tensors) {
+    const Floats& values = tensor.read();
+    all.insert(all.end(), values.begin(), values.end());
+  }
+  return all;
+}
 
 // Exactly as large as asked for, aligned as the kernels want it, and full of NaN.
 struct Workspace {
@@ -240,13 +251,12 @@ void fuzz_spatial_reduction() {
   require_close("spatial_reduction dweight", dtype, dweight.read(), grad_weight);
 }
 
-// Multi-head attention's inputs one after another: x, y, then weight and bias of q, kv and out.
+// Inputs one after another.
 struct Parts {
   std::vector<std::int64_t> begins = {0};
 
-  Parts(std::int64_t B, std::int64_t N, std::int64_t M, std::int64_t C) {
-    for (const std::int64_t size : {B * N * C, B * M * C, C * C, C, 2 * C * C, 2 * C, C * C, C})
-      begins.push_back(begins.back() + size);
+  explicit Parts(std::initializer_list<std::int64_t> sizes) {
+    for (const std::int64_t size : sizes) begins.push_back(begins.back() + size);
   }
   template <class Value>
   std::vector<Value> operator()(const std::vector<Value>& all, int part) const {
@@ -254,6 +264,30 @@ struct Parts {
   }
 };
 
+// Gradients are checked all at once: the slope in a random direction against the difference
+// quotient of `function`, in double precision, around `at`.
+template <class Function>
+void require_slope(const char* name, DType dtype, const std::vector<double>& at,
+                   const Floats& dresult, const Floats& gradient, Function function) {
+  const Floats direction = random(static_cast<std::int64_t>(at.size()));
+  std::vector<double> ahead = at, behind = at;
+  constexpr double kStep = 1e-5;
+  double slope = 0, length = 1e-6, expected = 0;
+  for (std::size_t i = 0; i < at.size(); ++i) {
+    ahead[i] += kStep * direction[i];
+    behind[i] -= kStep * direction[i];
+    slope += static_cast<double>(gradient[i]) * direction[i];
+    length += std::pow(gradient[i], 2);
+  }
+  const std::vector<double> high = function(ahead), low = function(behind);
+  for (std::size_t i = 0; i < high.size(); ++i)
+    expected += dresult[i] * (high[i] - low[i]) / (2 * kStep);
+  if (std::abs(slope - expected) < accepted_error(dtype) * std::sqrt(length)) return;
+  std::fprintf(stderr, "%s: slope %g instead of %g\n", name, slope, expected);
+  std::exit(1);
+}
+
+// x and y, then weight and bias of q, kv and out.
 std::vector<double> multi_head_attention(const AttentionSizes& s, const Parts& parts,
                                          const std::vector<double>& all) {
   const std::int64_t C = s.heads * s.head_dim, N = s.queries, M = s.keys;
@@ -286,13 +320,12 @@ std::vector<double> multi_head_attention(const AttentionSizes& s, const Parts& p
   return linear(o, 6);
 }
 
-// The gradients are checked all at once, against the difference quotient in a random direction.
 void fuzz_multi_head_attention() {
   const std::int64_t B = draw(0, 2), N = draw(1, 130), M = draw(1, 90), heads = draw(1, 3);
   const std::int64_t d = 8 * draw(1, 5), C = heads * d;
   const DType dtype = draw_dtype();
   const AttentionSizes s{B, N, M, heads, d, dtype, 0.3f, static_cast<int>(draw(1, 5))};
-  const Parts parts(B, N, M, C);
+  const Parts parts({B * N * C, B * M * C, C * C, C, 2 * C * C, 2 * C, C * C, C});
   Floats all = random(parts.begins.back());
   for (std::int64_t i = parts.begins[2]; i < parts.begins.back(); ++i)
     all[i] /= std::sqrt(static_cast<float>(C));
@@ -327,28 +360,97 @@ void fuzz_multi_head_attention() {
 
   const std::vector<double> at(all.begin(), all.end());
   require_close("multi_head_attention", dtype, result.read(), multi_head_attention(s, parts, at));
-  const Floats direction = random(all.size());
-  std::vector<double> ahead = at, behind = at;
-  constexpr double kStep = 1e-5;
-  double slope = 0, length = 1e-6, expected = 0;
-  for (std::size_t i = 0; i < at.size(); ++i) {
-    ahead[i] += kStep * direction[i];
-    behind[i] -= kStep * direction[i];
+  require_slope("multi_head_attention", dtype, at, dresult.values, joined(gradients),
+                [&](const std::vector<double>& v) { return multi_head_attention(s, parts, v); });
+}
+
+double activation(Activation kind, double value) {
+  if (kind == Activation::relu) return std::max(value, 0.0);
+  return value / 2 * std::erfc(-value / std::sqrt(2.0));
+}
+
+// x, then weight and bias of fc1, of the convolution and of fc2.
+std::vector<double> feed_forward(const FeedForwardSizes& s, const Parts& parts,
+                                 const std::vector<double>& all) {
+  const std::int64_t N = s.tokens(), C = s.channels, D = s.hidden;
+  const std::vector<double> x = parts(all, 0), fc1 = parts(all, 1), fc1_bias = parts(all, 2),
+                            taps = parts(all, 3), conv_bias = parts(all, 4), fc2 = parts(all, 5),
+                            fc2_bias = parts(all, 6);
+  std::vector<double> hidden(s.batch * N * D), out(x.size());
+  for (std::int64_t i = 0; i < s.batch * N * D; ++i) {
+    hidden[i] = fc1_bias[i % D];
+    for (std::int64_t c = 0; c < C; ++c) hidden[i] += fc1[i % D * C + c] * x[i / D * C + c];
+    if (s.relu_before_conv) hidden[i] = std::max(hidden[i], 0.0);
   }
-  const std::vector<double> high = multi_head_attention(s, parts, ahead);
-  const std::vector<double> low = multi_head_attention(s, parts, behind);
-  for (std::size_t i = 0; i < high.size(); ++i)
-    expected += dresult[i] * (high[i] - low[i]) / (2 * kStep);
-  for (int part = 0; part < 8; ++part) {
-    gradients[part].read();
-    for (std::size_t i = 0; i < gradients[part].size(); ++i) {
-      slope += static_cast<double>(gradients[part][i]) * direction[parts.begins[part] + i];
-      length += std::pow(gradients[part][i], 2);
+  for (std::int64_t token = 0; token < s.batch * N; ++token) {
+    const std::int64_t b = token / N, row = token % N / s.width, column = token % N % s.width;
+    for (std::int64_t d = 0; d < D; ++d) {
+      double value = s.convolved ? conv_bias[d] : hidden[token * D + d];
+      for (std::int64_t tap = 0; s.convolved && tap < 9; ++tap) {
+        const std::int64_t r = row + tap / 3 - 1, c = column + tap % 3 - 1;
+        if (r < 0 || r >= s.height || c < 0 || c >= s.width) continue;
+        value += taps[9 * d + tap] * hidden[(b * N + r * s.width + c) * D + d];
+      }
+      value = activation(s.activation, value);
+      for (std::int64_t c = 0; c < C; ++c) out[token * C + c] += fc2[c * D + d] * value;
     }
+    for (std::int64_t c = 0; c < C; ++c) out[token * C + c] += fc2_bias[c];
   }
-  if (std::abs(slope - expected) < accepted_error(dtype) * std::sqrt(length)) return;
-  std::fprintf(stderr, "multi_head_attention: slope %g instead of %g\n", slope, expected);
-  std::exit(1);
+  return out;
+}
+
+void fuzz_feed_forward() {
+  const bool convolved = draw(0, 1) == 1, biased = draw(0, 3) > 0;
+  const std::int64_t B = draw(0, 2), H = draw(1, convolved ? 12 : 130), C = draw(1, 40);
+  const std::int64_t W = convolved ? draw(1, 40) : 1, N = H * W, D = draw(1, 150);
+  const DType dtype = draw_dtype();
+  const Activation kind = draw(0, 2) > 0 ? Activation::gelu : Activation::relu;
+  const FeedForwardSizes s{B,
+                           H,
+                           W,
+                           C,
+                           D,
+                           convolved,
+                           convolved && draw(0, 2) == 0,
+                           kind,
+                           dtype,
+                           static_cast<int>(draw(1, 5))};
+  const Parts parts({B * N * C, D * C, D, convolved ? 9 * D : 0, convolved ? D : 0, C * D, C});
+  std::vector<Tensor> given, gradients;
+  for (int part = 0; part < 7; ++part) {
+    const std::int64_t size = parts.begins[part + 1] - parts.begins[part];
+    const bool bias = part == 2 || part == 4 || part == 6, conv = part == 3;
+    Floats values = bias && !biased ? Floats(size) : random(size);
+    const float gain = part == 1 ? C : part == 5 ? D : conv ? 9 : 1;
+    for (float& value : values) value /= std::sqrt(gain);
+    // all but matrices and tokens are floats
+    given.emplace_back(bias || conv ? DType::f32 : dtype, std::move(values));
+    gradients.emplace_back(bias || conv ? DType::f32 : dtype, given[part].size());
+  }
+  const auto bias = [&](int part) { return biased ? given[part].values.data() : nullptr; };
+  const FeedForward f{s,
+                      {given[0].data(), N * C, C},
+                      {given[1].data(), bias(2)},
+                      {convolved ? given[3].data() : nullptr, convolved ? bias(4) : nullptr},
+                      {given[5].data(), bias(6)}};
+  Tensor result(dtype, B * N * C), dresult(dtype, random(B * N * C));
+  const CodePath& kernels = code_path(s.dtype);
+  const Workspace forward(kernels.feed_forward_forward_workspace(s));
+  kernels.feed_forward_forward(f, result.data(), forward.memory.get());
+  const Workspace backward(kernels.feed_forward_backward_workspace(s));
+  kernels.feed_forward_backward(f, {dresult.data(), N * C, C}, gradients[0].data(),
+                                {gradients[1].data(), gradients[2].values.data()},
+                                {gradients[3].data(), gradients[4].values.data()},
+                                gradients[5].data(), backward.memory.get());
+  // no kernel has the gradient of fc2's bias
+  for (std::int64_t i = 0; i < B * N * C; ++i) gradients[6].values[i % C] += dresult[i];
+  const Floats all = joined(given);
+  const std::vector<double> at(all.begin(), all.end());
+  require_close("feed_forward", dtype, result.read(), feed_forward(s, parts, at));
+  // a difference quotient across ReLU's bend is no slope
+  if (kind == Activation::relu || s.relu_before_conv) return;
+  require_slope("feed_forward", dtype, at, dresult.values, joined(gradients),
+                [&](const std::vector<double>& v) { return feed_forward(s, parts, v); });
 }
 
 }  // namespace
@@ -361,6 +463,7 @@ int main(int count, char** arguments) {
       fuzz_attention();
       fuzz_spatial_reduction();
       fuzz_multi_head_attention();
+      fuzz_feed_forward();
     }
     std::printf("%s: %d random shapes of each op\n", path.c_str(), rounds);
   }

@@ -131,6 +131,31 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(self.drop(self.act(x))))
 
 
+class OpenMMLabMixFFN(nn.Module):
+    """mmdet's MixFFN of mmdet/models/backbones/pvt.py, and mmseg's of .../mit.py.
+
+    mmseg's always convolves, and keeps its activation as a child too.
+    """
+
+    def __init__(self, dim=32, hidden=64, ffn_drop=0.0, drop_path=0.0, use_conv=True, mmseg=False):
+        super().__init__()
+        activate, drop = nn.GELU(), nn.Dropout(ffn_drop)
+        if mmseg:
+            self.activate = activate
+        layers = [nn.Conv2d(dim, hidden, 1), activate, drop, nn.Conv2d(hidden, dim, 1), drop]
+        if use_conv:
+            layers.insert(1, nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden))
+        self.layers = nn.Sequential(*layers)
+        self.dropout_layer = nn.Dropout(drop_path) if drop_path else nn.Identity()
+
+    def forward(
+        self, x: Tensor, hw_shape: tuple[int, int], identity: Tensor | None = None
+    ) -> Tensor:
+        out = self.layers(x.transpose(1, 2).unflatten(2, hw_shape))
+        out = out.flatten(2).transpose(1, 2).contiguous()
+        return (x if identity is None else identity) + self.dropout_layer(out)
+
+
 class Block(nn.Module):
     """A residual block of any attention, at an odd size: a model for tests."""
 
