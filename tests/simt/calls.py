@@ -50,6 +50,8 @@ def feed_forward_in_slabs(direction: str, tokens: int, *arguments: object) -> ob
     fitting = slabs.slab_tokens
     slabs.slab_tokens = lambda *_: tokens
     try:
-        return getattr(feed_forward, direction)(*arguments)
+        # the operators run it so: what comes by pickle may require gradients
+        with torch.no_grad():
+            return getattr(feed_forward, direction)(*arguments)
     finally:
         slabs.slab_tokens = fitting

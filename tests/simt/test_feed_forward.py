@@ -28,6 +28,7 @@ def on(device, rows):
         def forward(ctx, x, H, W, *rest):
             *layers, activation, relu_before_conv = rest
             ctx.call = (x, H, W, *layers[:-1], activation, relu_before_conv)
+            ctx.absent = [layer is None for layer in layers]
             return device.run(f"{CALLS}.feed_forward_in_slabs", "forward", rows * W, x, H, W, *rest)
 
         @staticmethod
@@ -36,8 +37,7 @@ def on(device, rows):
             dx, *gradients = device.run(
                 f"{CALLS}.feed_forward_in_slabs", "backward", rows * W, dy, *ctx.call
             )
-            absent = [layer is None for layer in ctx.call[3:8]]
-            gradients = [None if a else g for a, g in zip((*absent, False), gradients, strict=True)]
+            gradients = [None if a else g for a, g in zip(ctx.absent, gradients, strict=True)]
             return dx, None, None, *gradients, None, None
 
     return FeedForward.apply
