@@ -37,6 +37,8 @@ LEAST_ROUNDS = 7
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 # what the README shows
 DTYPE, OWN = "fp32", "pvt_kernels"
+# where no peer was run
+NO_PEER = "-"
 SHOWN = (*PEER_NAMES, OWN)
 
 
@@ -155,7 +157,7 @@ def _side_by_side(runs: dict[str, Results]) -> str:
                 for group in _layers(results, dtype, size):
                     case, ratio = group[0].case, ratio_to_best_peer(_own(group), group)
                     row = f"{case.subject}, {format_size(size)}, {short_mode(case)}"
-                    of_column[row] = f"{ratio:.2f}" if ratio else ""
+                    of_column[row] = f"{ratio:.2f}" if ratio else NO_PEER
             if not of_column:
                 continue
             columns.append(Column(f"[{facts['device']}]({folder}/table.md), {dtype}"))
@@ -169,6 +171,8 @@ def _side_by_side(runs: dict[str, Results]) -> str:
         "In brackets: the code path of this package's kernels. Where it is lower than what the CPU "
         "has, PyTorch was held to the same instructions."
     )
+    if any(NO_PEER in row for row in rows):
+        note += f" {NO_PEER}: PyTorch's products of that dtype would take far too long there."
     return markdown_table(Table("Kinds of CPU side by side", columns, rows, [note]))
 
 

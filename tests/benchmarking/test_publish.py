@@ -4,7 +4,7 @@ import pytest
 
 from pvt_kernels.benchmarking import publish, timing
 from pvt_kernels.benchmarking.cases import FORWARD, LAYER, TRAINING, Case
-from pvt_kernels.benchmarking.results import Measurement, Results
+from pvt_kernels.benchmarking.results import NOT_RUN, Measurement, Results
 from pvt_kernels.cli import main
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
@@ -94,6 +94,18 @@ def test_kinds_of_cpu_stand_side_by_side(results, folders):
     # in full the fastest
     assert "| stage 2, fwd+bwd | 800 | 400 | 500 ! | 200 | 2.00 | 20 / 20 / 20 / 20 |" in text
     assert "a-cpu-zen-5-avx2-2-threads/stages-800x1216-fp32.png" in text
+    assert "take far too long" not in text
+
+    # no peer of one layer ran
+    for m in results.measurements:
+        if m.contender != "pvt_kernels" and m.case.subject == "stage 3":
+            m.end(NOT_RUN, "a call would take about 40 s")
+            m.samples = []
+    results.save(run / "results.json")
+    assert main(["publish", str(run), "--readme", str(readme)]) == 0
+    text = readme.read_text()
+    assert "| stage 3, 800x1216, fwd | 2.00 | - |" in text
+    assert "-: PyTorch's products of that dtype would take far too long there." in text
 
 
 def test_who_is_far_behind_needs_fewer_rounds(results, folders):
