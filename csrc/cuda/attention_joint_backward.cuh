@@ -136,7 +136,8 @@ __global__ void __launch_bounds__(Config<Atom, D>::DkDv::kThreads, Config<Atom, 
   const auto fetch_row_values = [&](int step) {
     const int query = step * kRows + thread_row;
     next_exists = query < s.queries;
-    next_value = next_exists ? ptx::load_global(work(has_lse ? &W::lse : &W::delta) + query) : 0.0f;
+    const float* values = work(has_lse ? &W::lse : &W::delta);
+    next_value = next_exists ? ptx::load_global(values + query) : 0.0f;
   };
   const auto put_row_values = [&] {
     const auto put = [&](RowValue which, float value) {
