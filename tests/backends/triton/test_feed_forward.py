@@ -47,13 +47,24 @@ def test_the_slabs_make_no_difference_to_what_tokens_get(case, monkeypatch):
         torch.testing.assert_close(result_and_dx(rows * case.W), whole, rtol=1e-5, atol=2e-6)
 
 
+@pytest.fixture
+def fresh_plans():
+    """None made before is used, and none that the test makes is used after it."""
+
+    def clear():
+        for plans in ("_forward_plan", "_dc_plan", "_dh_plan"):
+            getattr(triton_feed_forward, plans).cache_clear()
+
+    clear()
+    yield
+    clear()
+
+
+@pytest.mark.usefixtures("fresh_plans")
 @pytest.mark.parametrize("least_rows", [1, 3])
 def test_blocks_of_few_rows(least_rows, monkeypatch):
     monkeypatch.setattr(feed_forward_tiles, "LEAST_ROWS", least_rows)
     monkeypatch.setattr(feed_forward_tiles, "WAVES", 1000)
-    for form in (triton_feed_forward._forward_plan, triton_feed_forward._dc_plan):
-        form.cache_clear()
-    triton_feed_forward._dh_plan.cache_clear()
     check_against_oracle("triton", CASES[0], torch.float16)
 
 
