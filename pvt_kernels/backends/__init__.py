@@ -15,7 +15,6 @@ from pvt_kernels.backends.registry import (
     decide,
     explain,
     get,
-    may_compute,
     surroundings,
     use_backend,
 )
@@ -33,7 +32,6 @@ __all__ = [
     "decide",
     "explain",
     "get",
-    "may_compute",
     "surroundings",
     "use_backend",
 ]

@@ -146,19 +146,6 @@ def forced() -> str | None:
     return name
 
 
-def may_compute(op: str) -> bool:
-    """Whether no backend is forced, or one that has the op. A module whose op a forced backend has
-    not runs as PyTorch's layers, as it would without this package.
-    """
-    return _may_compute(op, context.name)
-
-
-@transforms.constant_when_traced
-def _may_compute(op: str, name: str | None) -> bool:
-    name = forced() if name is None else name
-    return name is None or BACKENDS[name].has(op)
-
-
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Force every op of this package onto one backend, in this thread or asyncio task alone.

@@ -255,8 +255,10 @@ class Pyramid(nn.Module):
     ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
         """Of the first stages the maps of the last one and of `indices`, and the last's tokens."""
         maps = {}
-        # then the first convolution gives tokens; from three channels on CPUs four times as fast
-        x = x.contiguous(memory_format=torch.channels_last)
+        if not transforms.is_symbol(x) and x.device.type == "cpu":
+            # then the first convolution gives tokens, from three channels four times as fast. By
+            # permutations, since torch.func.vmap knows no memory format.
+            x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
         # all in one frame, and under one name: none of the tensors on the way stays alive
         for i in range(stages):
             x, H, W = self._embed(i, x)
