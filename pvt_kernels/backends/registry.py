@@ -40,28 +40,47 @@ _recorded: ContextVar[list[Decision] | None] = ContextVar("recorded", default=No
 
 @dataclass(frozen=True)
 class SdpaFirst:
-    """Where PyTorch's attention comes before this package's kernels for CPUs.
+    """Where PyTorch's functions come before this package's kernels.
 
     Never by the number of tokens, which torch.compile may leave open: see base.py.
 
     Attributes:
-        code_path: of CPUs that have it as the fastest. What PVT_KERNELS_CPU_CAPABILITY forces is
-            no matter: PyTorch uses what the CPU has.
-        dtype: of the tensors.
-        reason: that the choice gives, with the run under benchmarks/results that shows it.
+        device_type: of the tensors.
+        reason: that the choice gives, with what is known under benchmarks/results.
+        op: None for all.
+        dtype: of the tensors; None for all.
+        code_path: of CPUs that have it as the fastest; None for all. What
+            PVT_KERNELS_CPU_CAPABILITY forces is no matter: PyTorch uses what the CPU has.
     """
 
-    code_path: str
-    dtype: torch.dtype
+    device_type: str
     reason: str
+    op: str | None = None
+    dtype: torch.dtype | None = None
+    code_path: str | None = None
+
+    def holds(self, device: torch.device, dtype: torch.dtype, op: str) -> bool:
+        return (
+            device.type == self.device_type
+            and self.op in (None, op)
+            and self.dtype in (None, dtype)
+            and self.code_path in (None, _fastest_code_path())
+        )
 
 
 SDPA_FIRST = (
     SdpaFirst(
-        "amx_bf16",
-        torch.bfloat16,
+        "cpu",
         "sdpa comes first in bfloat16 on CPUs with AMX, which its products use: no run under "
         "benchmarks/results shows these kernels to be faster there",
+        dtype=torch.bfloat16,
+        code_path="amx_bf16",
+    ),
+    SdpaFirst(
+        "cuda",
+        "sdpa, PyTorch's layers, comes first for feed-forward networks on GPUs: no run under "
+        "benchmarks/results has these kernels",
+        op="feed_forward",
     ),
 )
 
@@ -103,19 +122,23 @@ class Decision:
         return "\n".join(lines)
 
 
-def priority(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
+def priority(device: torch.device, dtype: torch.dtype, op: str) -> tuple[str, ...]:
     """The backends that may be chosen for such tensors, the preferred first."""
+    kernels = _kernels(device)
+    if _sdpa_first(device, dtype, op) is not None:
+        return ("sdpa", *kernels, "reference")
+    return (*kernels, "sdpa", "reference")
+
+
+def _kernels(device: torch.device) -> tuple[str, ...]:
     if device.type == "cpu":
-        if _sdpa_first(dtype) is not None:
-            return ("sdpa", "cpu", "reference")
-        return ("cpu", "sdpa", "reference")
+        return ("cpu",)
     # ROCm builds of PyTorch call their devices "cuda" too
     if device.type == "cuda" and torch.version.cuda is not None:
         # Triton's dot has no tensor cores below compute capability 8.0
-        if torch.cuda.get_device_capability(device) < (8, 0):
-            return ("cuda", "sdpa", "reference")
-        return ("triton", "cuda", "sdpa", "reference")
-    return ("sdpa", "reference")
+        older = torch.cuda.get_device_capability(device) < (8, 0)
+        return ("cuda",) if older else ("triton", "cuda")
+    return ()
 
 
 @cache
@@ -123,11 +146,8 @@ def _fastest_code_path() -> str:
     return cpu_kernels.capabilities()[-1]
 
 
-def _sdpa_first(dtype: torch.dtype) -> SdpaFirst | None:
-    path = _fastest_code_path()
-    return next(
-        (rule for rule in SDPA_FIRST if (rule.code_path, rule.dtype) == (path, dtype)), None
-    )
+def _sdpa_first(device: torch.device, dtype: torch.dtype, op: str) -> SdpaFirst | None:
+    return next((rule for rule in SDPA_FIRST if rule.holds(device, dtype, op)), None)
 
 
 def get(name: str) -> Backend:
@@ -177,7 +197,7 @@ def decide(inputs: Inputs) -> Decision:
     Raises:
         ValueError: if PVT_KERNELS_BACKEND names no backend.
     """
-    names = priority(inputs.device, inputs.dtype)
+    names = priority(inputs.device, inputs.dtype, inputs.op)
     able = {name: _not_supported_reasons(name, inputs) for name in BACKEND_NAMES}
     wanted = forced()
     candidates = names if wanted is None else (wanted,)
@@ -187,8 +207,10 @@ def decide(inputs: Inputs) -> Decision:
         reasons[name] = list(able[name])
         if name not in names and name != wanted:
             reasons[name].append(f"never chosen for tensors on {inputs.device.type}")
-    if inputs.device.type == "cpu" and chosen != "cpu" and (rule := _sdpa_first(inputs.dtype)):
-        reasons["cpu"].append(rule.reason)
+    if rule := _sdpa_first(inputs.device, inputs.dtype, inputs.op):
+        for name in _kernels(inputs.device):
+            if name != chosen:
+                reasons[name].append(rule.reason)
     return Decision(inputs, chosen, reasons)
 
 
@@ -203,7 +225,7 @@ def select(inputs: Inputs) -> str:
         ValueError: if PVT_KERNELS_BACKEND names no backend.
     """
     record = _recorded.get()
-    preferred = forced() or priority(inputs.device, inputs.dtype)[0]
+    preferred = forced() or priority(inputs.device, inputs.dtype, inputs.op)[0]
     # what most calls come to; nobody asks for the other backends' reasons
     if record is None and not _not_supported_reasons(preferred, inputs):
         return preferred
@@ -290,7 +312,7 @@ def explain(fn: Callable[..., object], *args: object, **kwargs: object) -> list[
 
 def _warn_of_fallback(decision: Decision) -> None:
     inputs = decision.inputs
-    names = priority(inputs.device, inputs.dtype)
+    names = priority(inputs.device, inputs.dtype, inputs.op)
     passed_over = [
         n for n in names[: names.index(decision.backend)] if BACKENDS[n].has(inputs.within)
     ]

@@ -60,26 +60,37 @@ def random_qkv(dtype=torch.float32):
 def test_priority_by_compute_capability(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert registry.priority(torch.device("cuda", 0), torch.float16) == expected
+    gpu = torch.device("cuda", 0)
+    assert registry.priority(gpu, torch.float16, "attention") == expected
+    # no run has these kernels on a GPU
+    kernels = expected[: expected.index("sdpa")]
+    wanted = ("sdpa", *kernels, "reference")
+    assert registry.priority(gpu, torch.float16, "feed_forward") == wanted
 
 
 def test_priority_without_nvidia_gpu(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert registry.priority(torch.device("cuda", 0), torch.float16) == ("sdpa", "reference")
-    assert registry.priority(torch.device("mps"), torch.float16) == ("sdpa", "reference")
+    assert registry.priority(torch.device("cuda", 0), torch.float16, "attention") == (
+        "sdpa",
+        "reference",
+    )
+    assert registry.priority(torch.device("mps"), torch.float16, "attention") == (
+        "sdpa",
+        "reference",
+    )
 
 
 @pytest.mark.parametrize("path", ["avx512_bf16", "amx_bf16"])
 def test_priority_on_the_cpu(monkeypatch, path):
     monkeypatch.setattr(registry, "_fastest_code_path", lambda: path)
     cpu, amx = torch.device("cpu"), path == "amx_bf16"
-    assert registry.priority(cpu, torch.float32) == ("cpu", "sdpa", "reference")
+    assert registry.priority(cpu, torch.float32, "attention") == ("cpu", "sdpa", "reference")
     bf16 = ("sdpa", "cpu", "reference") if amx else ("cpu", "sdpa", "reference")
-    assert registry.priority(cpu, torch.bfloat16) == bf16
+    assert registry.priority(cpu, torch.bfloat16, "attention") == bf16
 
 
 def test_a_decision_says_why_sdpa_comes_first(monkeypatch):
-    (rule,) = registry.SDPA_FIRST
+    rule = next(rule for rule in registry.SDPA_FIRST if rule.device_type == "cpu")
     monkeypatch.setattr(registry, "_fastest_code_path", lambda: rule.code_path)
     inputs = AttentionInputs(torch.device("cpu"), rule.dtype, 64, False)
     decision = decide(inputs)
