@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from pvt_kernels.ops import autocast
+
 # exactly these: a subclass may hear of every operation
 _PLAIN = {Tensor, torch.nn.Parameter, type(None)}
 
@@ -18,9 +20,22 @@ def is_plain(tensors: Iterable[Tensor | None]) -> bool:
     # first, since torch.compile can't trace the others
     if torch.compiler.is_compiling():
         return False
+    return _PLAIN.issuperset(map(type, tensors)) and _is_unwatched()
+
+
+def is_eager(x: Tensor) -> bool:
+    """Whether x is plain, in a call that is none of autocast's."""
     return (
-        _PLAIN.issuperset(map(type, tensors))
-        and not torch._C._are_functorch_transforms_active()
+        not torch.compiler.is_compiling()
+        and type(x) in _PLAIN
+        and _is_unwatched()
+        and not autocast.is_enabled(x)
+    )
+
+
+def _is_unwatched() -> bool:
+    return (
+        not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0
         and forward_ad._current_level < 0
