@@ -6,7 +6,7 @@ parts' parameters, and honours whatever was put in the parts' place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeGuard, TypeVar
 
 import torch
@@ -35,7 +35,7 @@ LINEAR_TYPES = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
 # one for each of these, with its dtype and shape, while PyTorch traces
 TENSOR_TYPES = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)
 # what PyTorch's layers compute; somebody may have put another function in its place for all
-FORWARDS = {
+FORWARDS: dict[type[nn.Module], Callable] = {
     kind: kind.forward
     for kind in (*LINEAR_TYPES, nn.Conv2d, nn.LayerNorm, nn.Dropout, nn.MultiheadAttention)
 }
@@ -99,7 +99,8 @@ def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> 
             numbers = (parts.heads, parts.scale, eps)
             result = sr_attention(x, H, W, *parameters, *numbers)  # pyright: ignore[reportCallIssue]
             if found is not None:
-                repeated.remember(key, found[1], call_of(x, H, W, found[0], *numbers))
+                call = call_of(x, H, W, found[0], *numbers)  # pyright: ignore[reportArgumentType]
+                repeated.remember(key, found[1], call)
             return result
     y = x
     if parts.pool is not None:

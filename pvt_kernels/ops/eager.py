@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from pvt_kernels.ops import autocast
-
 # exactly these: a subclass may hear of every operation
 _PLAIN = {Tensor, torch.nn.Parameter, type(None)}
 
@@ -24,13 +22,8 @@ def is_plain(tensors: Iterable[Tensor | None]) -> bool:
 
 
 def is_eager(x: Tensor) -> bool:
-    """Whether x is plain, in a call that is none of autocast's."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(x) in _PLAIN
-        and _is_unwatched()
-        and not autocast.is_enabled(x)
-    )
+    """Whether x is plain, as `is_plain` has it."""
+    return not torch.compiler.is_compiling() and type(x) in _PLAIN and _is_unwatched()
 
 
 def _is_unwatched() -> bool:

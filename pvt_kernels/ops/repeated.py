@@ -9,6 +9,7 @@ from torch import Tensor
 from torch._C._dynamo.guards import TensorGuards
 
 from pvt_kernels.backends.recent import Recent
+from pvt_kernels.ops import autocast
 from pvt_kernels.ops.sr_attention import KEPT, Call, Parameters, differentiable
 
 # of one key: what differs is strides, dtypes, devices, and whether gradients are recorded
@@ -24,8 +25,9 @@ class Repeated:
     """
 
     def __init__(self, tensors: Sequence[Tensor], call: Call) -> None:
-        # what torch.compile checks before each call: exact types, dtypes, devices, sizes, strides
-        # and which require gradients, in a tenth of the time that Python takes to ask
+        # What torch.compile checks before each call: exact types, dtypes, devices, sizes, strides,
+        # which require gradients, and the dispatcher's keys, of which autocast is one. Python takes
+        # ten times as long to ask.
         guard = TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
         self.is_of = guard.check
         self.call, self.forward = call, call.layer.forward
@@ -56,8 +58,11 @@ def find(key: Hashable, tensors: Sequence[Tensor]) -> Repeated | None:
 
 
 def remember(key: Hashable, tensors: Sequence[Tensor], call: Call | None) -> None:
-    """For `find`; `call` is None where nothing is kept of it."""
-    if call is None or call.layer is None:
+    """For `find`; `call` is None where nothing is kept of it.
+
+    Nothing is kept under autocast, which takes new casts of the parameters in each call.
+    """
+    if call is None or call.layer is None or autocast.is_enabled(tensors[0]):
         return
     repeated = Repeated(tensors, call)
     # it is never so of a tensor that is there twice
