@@ -59,15 +59,20 @@ def of_a_stage(stage: int) -> dict[str, object]:
 def fault_in_a_graph(run: Callable[[], object], given: list[torch.Tensor]) -> str:
     """Which launch, replayed, would read what is neither given nor made within; "" if none."""
     # plans that are made within are watched, and no others
-    sr_attention._calls.clear()
+    forget_calls()
     try:
         with stand_in.watched_memory(given):
             run()
     except RuntimeError as error:
         return str(error)
     finally:
-        sr_attention._calls.clear()
+        forget_calls()
     return ""
+
+
+def forget_calls() -> None:
+    sr_attention._calls.clear()
+    repeated._kept.clear()
 
 
 def kernels_at_many_sizes() -> dict[str, list[int]]:
