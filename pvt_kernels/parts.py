@@ -6,7 +6,7 @@ parts' parameters, and honours whatever was put in the parts' place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeGuard, TypeVar
 
 import torch
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
-from pvt_kernels.backends import transforms
-from pvt_kernels.ops import autocast
+from pvt_kernels._C.modules import tensors_of
+from pvt_kernels.backends import surroundings, transforms
+from pvt_kernels.ops import autocast, repeated
 from pvt_kernels.ops.attention import attention
+from pvt_kernels.ops.eager import is_eager
 from pvt_kernels.ops.multi_head_attention import multi_head_attention
 from pvt_kernels.ops.spatial_reduction import spatial_reduction
-from pvt_kernels.ops.sr_attention import sr_attention
+from pvt_kernels.ops.sr_attention import call_of, sr_attention
 
 # of a linear layer: weight and bias
 Weights = tuple[Tensor, Tensor | None]
@@ -33,7 +35,7 @@ LINEAR_TYPES = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
 # one for each of these, with its dtype and shape, while PyTorch traces
 TENSOR_TYPES = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)
 # what PyTorch's layers compute; somebody may have put another function in its place for all
-FORWARDS = {
+FORWARDS: dict[type[nn.Module], Callable] = {
     kind: kind.forward
     for kind in (*LINEAR_TYPES, nn.Conv2d, nn.LayerNorm, nn.Dropout, nn.MultiheadAttention)
 }
@@ -74,13 +76,32 @@ def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> 
     In `training` the attention weights are dropped with the probability parts.dropout_p.
     """
     dropout_p = parts.dropout_p if training else 0.0
+    # in eager mode first what was computed before, of parts that are what they were
+    found = key = None
+    if parts.pool is None and dropout_p == 0 and is_eager(x):
+        found = _of_eager(parts, x)
+    if found is not None:
+        parameters, tensors, absent = found
+        # of a part of another kind, which the checks below tell from a norm
+        eps = 1e-5 if parts.norm is None else getattr(parts.norm, "eps", None)
+        around = surroundings(x.device, x.dtype)
+        numbers = (H, W, type(H), type(W), parts.heads, parts.scale, eps)
+        key = (x.shape, *numbers, absent, torch.is_grad_enabled(), around)
+        call = repeated.find(key, tensors)
+        if call is not None:
+            return call(x, parameters)
     # neither a symbol of torch.fx nor anything else that looks in
     seen = not isinstance(x, Tensor) or transforms.active()
     if parts.pool is None and dropout_p == 0 and not seen:
         parameters = _parameters(parts, x)
         if parameters is not None:
             eps = 1e-5 if parts.norm is None else parts.norm.eps
-            return sr_attention(x, H, W, *parameters, parts.heads, parts.scale, eps)  # pyright: ignore[reportCallIssue]
+            numbers = (parts.heads, parts.scale, eps)
+            result = sr_attention(x, H, W, *parameters, *numbers)  # pyright: ignore[reportCallIssue]
+            if found is not None:
+                call = call_of(x, H, W, found[0], *numbers)  # pyright: ignore[reportArgumentType]
+                repeated.remember(key, found[1], call)
+            return result
     y = x
     if parts.pool is not None:
         assert parts.activation is not None and parts.conv is not None and parts.norm is not None
@@ -92,6 +113,19 @@ def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> 
         y = reduce(x, H, W, parts.conv, parts.norm)
     layers = (parts.query, parts.keys_values, parts.out)
     return attend(x, y, *layers, parts.heads, parts.scale, dropout_p)
+
+
+def _of_eager(
+    parts: Parts, x: Tensor
+) -> tuple[tuple[Tensor | None, ...], list[Tensor], int] | None:
+    """What `tensors_of` finds, in the order of `_parameters`, where no part does anything else."""
+    conv, keys_values = parts.conv, parts.keys_values
+    if len(keys_values) != 1:
+        return None
+    found = tensors_of(x, (conv, parts.norm, parts.query, keys_values[0], parts.out), FORWARDS)
+    if found is None or not (conv is None or _moves_by_patches(conv)):
+        return None
+    return found
 
 
 def _parameters(parts: Parts, x: Tensor) -> tuple[Tensor | None, ...] | None:
@@ -264,6 +298,14 @@ def _is_patch_conv(conv: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
         and fits(x, weight, bias)
         # with groups they would be others
         and weight.shape[:2] == (C, C)
+        and _moves_by_patches(conv)
+    )
+
+
+def _moves_by_patches(conv: nn.Module) -> bool:
+    """Whether each pixel is in one patch, by what else there is to a convolution than tensors."""
+    return (
+        isinstance(conv, nn.Conv2d)
         and conv.kernel_size == conv.stride
         and conv.kernel_size[0] == conv.kernel_size[1]
         and conv.padding in ("valid", (0, 0))

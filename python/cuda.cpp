@@ -82,13 +82,13 @@ void bind_cuda(py::module_ m) {
       "attention_backward",
       [](const pvtk_attention& call, const pvtk_heads& d_o, const pvtk_heads& q,
          const pvtk_heads& k, const pvtk_heads& v, const pvtk_heads& o, Address lse, Address dq,
-         Address dk, Address dv, Address workspace) {
+         Address dk, Address dv, std::int64_t dkv_stride, Address workspace) {
         check(pvtk_attention_backward(&call, d_o, q, k, v, o, pointer<const float>(lse),
                                       pointer<void>(dq), pointer<void>(dk), pointer<void>(dv),
-                                      pointer<void>(workspace)));
+                                      dkv_stride, pointer<void>(workspace)));
       },
-      "call"_a, "do"_a, "q"_a, "k"_a, "v"_a, "o"_a, "lse"_a, "dq"_a, "dk"_a, "dv"_a, "workspace"_a,
-      py::call_guard<py::gil_scoped_release>(), "See csrc/cuda/launch.h.");
+      "call"_a, "do"_a, "q"_a, "k"_a, "v"_a, "o"_a, "lse"_a, "dq"_a, "dk"_a, "dv"_a, "dkv_stride"_a,
+      "workspace"_a, py::call_guard<py::gil_scoped_release>(), "See csrc/cuda/launch.h.");
 
   py::class_<pvtk_tokens>(m, "Tokens", local, "A (B, N, C) tensor with adjacent channels.")
       .def(py::init([](Address data, std::int64_t batch, std::int64_t token) {
@@ -96,17 +96,31 @@ void bind_cuda(py::module_ m) {
            }),
            "data"_a, "batch_stride"_a, "token_stride"_a);
 
+  py::class_<pvtk_dweight>(m, "Dweight", local,
+                           "A gradient of the weight (R, R, C_in, C_out), by its strides.")
+      .def(py::init([](Address data, std::int64_t patch, std::int64_t in, std::int64_t out) {
+             return pvtk_dweight{pointer<void>(data), patch, in, out};
+           }),
+           "data"_a, "patch_stride"_a, "in_stride"_a, "out_stride"_a);
+
   py::class_<pvtk_spatial_reduction>(m, "SpatialReduction", local,
                                      "The sizes of a call, its device and its stream.")
       .def(py::init([](std::int64_t batch, std::int64_t height, std::int64_t width,
                        std::int64_t channels, std::int64_t sr_ratio, const std::string& dtype,
-                       float eps, int device, Address stream) {
-             return pvtk_spatial_reduction{batch,    height,   width,
-                                           channels, sr_ratio, dtype_named(dtype),
-                                           eps,      device,   pointer<void>(stream)};
+                       const std::string& norm_dtype, float eps, int device, Address stream) {
+             return pvtk_spatial_reduction{batch,
+                                           height,
+                                           width,
+                                           channels,
+                                           sr_ratio,
+                                           dtype_named(dtype),
+                                           dtype_named(norm_dtype),
+                                           eps,
+                                           device,
+                                           pointer<void>(stream)};
            }),
-           "batch"_a, "height"_a, "width"_a, "channels"_a, "sr_ratio"_a, "dtype"_a, "eps"_a,
-           "device"_a, "stream"_a);
+           "batch"_a, "height"_a, "width"_a, "channels"_a, "sr_ratio"_a, "dtype"_a, "norm_dtype"_a,
+           "eps"_a, "device"_a, "stream"_a);
 
   m.def(
       "spatial_reduction_forward_workspace",
@@ -131,8 +145,8 @@ void bind_cuda(py::module_ m) {
          Address norm_weight, Address norm_bias, Address y, Address normalized, Address rstd,
          Address workspace) {
         check(pvtk_spatial_reduction_forward(
-            &call, x, pointer<const void>(weight), pointer<const float>(bias),
-            pointer<const float>(norm_weight), pointer<const float>(norm_bias), pointer<void>(y),
+            &call, x, pointer<const void>(weight), pointer<const void>(bias),
+            pointer<const void>(norm_weight), pointer<const void>(norm_bias), pointer<void>(y),
             pointer<float>(normalized), pointer<float>(rstd), pointer<void>(workspace)));
       },
       "call"_a, "x"_a, "weight"_a, "bias"_a, "norm_weight"_a, "norm_bias"_a, "y"_a, "normalized"_a,
@@ -141,17 +155,17 @@ void bind_cuda(py::module_ m) {
   m.def(
       "spatial_reduction_backward",
       [](const pvtk_spatial_reduction& call, Address dy, const pvtk_tokens& x, Address weight,
-         Address norm_weight, Address normalized, Address rstd, Address dx, Address dweight,
-         Address dbias, Address dnorm_weight, Address dnorm_bias, Address workspace) {
+         Address norm_weight, Address normalized, Address rstd, Address dx, bool add,
+         const pvtk_dweight& dweight, Address dbias, Address dnorm_weight, Address dnorm_bias,
+         Address workspace) {
         check(pvtk_spatial_reduction_backward(
             &call, pointer<const void>(dy), x, pointer<const void>(weight),
-            pointer<const float>(norm_weight), pointer<const float>(normalized),
-            pointer<const float>(rstd), pointer<void>(dx), pointer<void>(dweight),
-            pointer<float>(dbias), pointer<float>(dnorm_weight), pointer<float>(dnorm_bias),
-            pointer<void>(workspace)));
+            pointer<const void>(norm_weight), pointer<const float>(normalized),
+            pointer<const float>(rstd), pointer<void>(dx), add, dweight, pointer<void>(dbias),
+            pointer<void>(dnorm_weight), pointer<void>(dnorm_bias), pointer<void>(workspace)));
       },
       "call"_a, "dy"_a, "x"_a, "weight"_a, "norm_weight"_a, "normalized"_a, "rstd"_a, "dx"_a,
-      "dweight"_a, "dbias"_a, "dnorm_weight"_a, "dnorm_bias"_a, "workspace"_a,
+      "add"_a, "dweight"_a, "dbias"_a, "dnorm_weight"_a, "dnorm_bias"_a, "workspace"_a,
       py::call_guard<py::gil_scoped_release>(), "See csrc/cuda/launch.h.");
 
   m.def(

@@ -7,6 +7,7 @@
 #include "cuda.h"
 #include "cuda/device.h"
 #include "driver.h"
+#include "modules.h"
 #include "splits.h"
 
 namespace py = pybind11;
@@ -83,4 +84,5 @@ PYBIND11_MODULE(_C, m) {
   bind_cpu(m.def_submodule("cpu", "The CPU kernels."));
   bind_cuda(m.def_submodule("cuda", "The CUDA kernels."));
   bind_driver(m.def_submodule("driver", "Launches of kernels that were compiled elsewhere."));
+  bind_modules(m.def_submodule("modules", "What is asked in every call of a layer."));
 }

@@ -58,10 +58,11 @@ def _no_choice_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests pretend other devices, builds and backends, which nothing does in one process."""
     from pvt_kernels.backends import registry
     from pvt_kernels.backends.recent import Recent
-    from pvt_kernels.ops import sr_attention
+    from pvt_kernels.ops import repeated, sr_attention
 
     monkeypatch.setattr(registry, "_chosen", {})
     monkeypatch.setattr(sr_attention, "_calls", Recent(sr_attention.KEPT))
+    monkeypatch.setattr(repeated, "_kept", Recent(sr_attention.KEPT))
 
 
 @pytest.fixture(scope="session")

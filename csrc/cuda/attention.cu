@@ -89,7 +89,8 @@ pvtk_status pvtk_attention_backward_workspace(const pvtk_attention* call, size_t
 
 pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_heads d_o, pvtk_heads q,
                                     pvtk_heads k, pvtk_heads v, pvtk_heads o, const float* lse,
-                                    void* dq, void* dk, void* dv, void* workspace) {
+                                    void* dq, void* dk, void* dv, int64_t dkv_stride,
+                                    void* workspace) {
   return report("attention_backward", [&] {
     const AttentionSizes sizes = checked_sizes(*call);
     check_alignment(*call, "do", d_o, call->queries);
@@ -98,6 +99,10 @@ pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_heads d_o, 
     check_alignment(*call, "v", v, call->keys);
     check_alignment(*call, "o", o, call->queries);
     check_pointers({{"lse", lse}, {"dq", dq}, {"dk", dk}, {"dv", dv}, {"workspace", workspace}});
+    require(dkv_stride >= call->heads * call->head_dim &&
+                dkv_stride * element_size(call->dtype) % 16 == 0,
+            "dkv_stride must be at least heads * head_dim and in bytes a multiple of 16, got " +
+                std::to_string(dkv_stride));
     const CurrentDevice device(call->device);
     const Workspace w(*call);
     auto* delta = static_cast<float*>(workspace);
@@ -118,6 +123,8 @@ pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_heads d_o, 
                               static_cast<int>(call->batch),
                               w.splits,
                               w.steps_per_split};
-    with_family([&](auto family) { launch_attention_backward<family.value>(*call, p, dk, dv); });
+    with_family([&](auto family) {
+      launch_attention_backward<family.value>(*call, p, dk, dv, dkv_stride);
+    });
   });
 }

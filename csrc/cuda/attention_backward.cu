@@ -20,7 +20,7 @@ KeyTiling dk_dv_tiling<kFamily>(pvtk_dtype dtype, std::int64_t head_dim) {
 
 template <>
 void launch_attention_backward<kFamily>(const pvtk_attention& call, const AttentionBackward& p,
-                                        void* dk, void* dv) {
+                                        void* dk, void* dv, std::int64_t dkv_stride) {
   const std::int64_t batch_heads = call.batch * call.heads;
   const std::int64_t values = batch_heads * call.keys * call.head_dim;
   with_atom<kFamily>(call.dtype, [&](auto atom) {
@@ -44,7 +44,10 @@ void launch_attention_backward<kFamily>(const pvtk_attention& call, const Attent
                DkDvMemory<Atom, D>::kBytes, call.stream, p);
       }
     });
-    launch_fold<Atom>({p.partials, p.splits, 2, values, {dk, dv}}, call.stream);
+    // whole tokens of dk and of dv
+    const std::int64_t row = call.heads * call.head_dim;
+    const Fold fold{p.partials, p.splits, 2, values, {dk, dv}, 1, row, dkv_stride, 0, 1, {}};
+    launch_folds<Atom>({fold, {}}, call.stream);
   });
 }
 

@@ -36,9 +36,9 @@ KeyTiling dk_dv_tiling(pvtk_dtype dtype, std::int64_t head_dim);
 template <int kFamily>
 void launch_attention_forward(const pvtk_attention& call, const AttentionForward& p);
 
-// dk and dv are the sums of p.partials.
+// dk and dv are the sums of p.partials, and their tokens dkv_stride values apart.
 template <int kFamily>
 void launch_attention_backward(const pvtk_attention& call, const AttentionBackward& p, void* dk,
-                               void* dv);
+                               void* dv, std::int64_t dkv_stride);
 
 }  // namespace pvt_kernels::cuda

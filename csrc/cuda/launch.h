@@ -58,12 +58,13 @@ PVTK_API pvtk_status pvtk_attention_forward(const pvtk_attention* call, pvtk_hea
 // Bytes of scratch memory that the backward needs.
 PVTK_API pvtk_status pvtk_attention_backward_workspace(const pvtk_attention* call, size_t* bytes);
 
-// dq (B, N, heads, d), dk and dv (B, M, heads, d) in the dtype, contiguous; the same bits in every
+// dq (B, N, heads, d), dk and dv (B, M, heads, d) in the dtype, contiguous but for the tokens of dk
+// and of dv, which are dkv_stride elements apart, in bytes a multiple of 16; the same bits in every
 // run on the same kind of device.
 PVTK_API pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_heads d_o,
                                              pvtk_heads q, pvtk_heads k, pvtk_heads v, pvtk_heads o,
                                              const float* lse, void* dq, void* dk, void* dv,
-                                             void* workspace);
+                                             int64_t dkv_stride, void* workspace);
 
 // A (B, H*W, C) tensor, row-major over (H, W), whose channels lie side by side. The address and, in
 // bytes, the strides of dimensions longer than 1 are multiples of 16.
@@ -76,10 +77,11 @@ typedef struct {
   int64_t batch, height, width;
   int64_t channels;  // a multiple of 8, up to 4096
   int64_t sr_ratio;
-  pvtk_dtype dtype;  // bfloat16 from compute capability 8.0 on
-  float eps;         // of the LayerNorm
-  int device;        // index in the CUDA runtime's order
-  void* stream;      // a cudaStream_t of that device
+  pvtk_dtype dtype;       // bfloat16 from compute capability 8.0 on
+  pvtk_dtype norm_dtype;  // of the LayerNorm's weight and bias: the dtype or PVTK_FLOAT32
+  float eps;              // of the LayerNorm
+  int device;             // index in the CUDA runtime's order
+  void* stream;           // a cudaStream_t of that device
 } pvtk_spatial_reduction;
 
 // Bytes of scratch memory that the forward needs.
@@ -87,12 +89,12 @@ PVTK_API pvtk_status pvtk_spatial_reduction_forward_workspace(const pvtk_spatial
                                                               size_t* bytes);
 
 // y (B, M, C) in the dtype, M = (H / R) * (W / R); the normalised rows (B, M, C) and rstd (B, M) in
-// fp32; all contiguous. `weight` is (R, R, C_in, C_out), contiguous, in the dtype; bias,
-// norm_weight and norm_bias are fp32 (C).
+// fp32; all contiguous. `weight` is (R, R, C_in, C_out), contiguous, in the dtype; bias (C) in the
+// dtype; norm_weight and norm_bias (C) in norm_dtype.
 PVTK_API pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction* call,
                                                     pvtk_tokens x, const void* weight,
-                                                    const float* bias, const float* norm_weight,
-                                                    const float* norm_bias, void* y,
+                                                    const void* bias, const void* norm_weight,
+                                                    const void* norm_bias, void* y,
                                                     float* normalized, float* rstd,
                                                     void* workspace);
 
@@ -100,13 +102,19 @@ PVTK_API pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction
 PVTK_API pvtk_status pvtk_spatial_reduction_backward_workspace(const pvtk_spatial_reduction* call,
                                                                size_t* bytes);
 
-// dx (B, H*W, C) in the dtype, where tokens of no patch are left as they are; dweight like weight;
-// dbias, dnorm_weight and dnorm_bias fp32 (C). dy is contiguous, in the dtype. The same bits in
-// every run on the same kind of device.
+// The gradients in the dtypes of what they are of, contiguous but for dweight, whose value for
+// weight (r, c_in, c_out), r of the R * R, is r * dweight.patch + c_in * dweight.in + c_out *
+// dweight.out elements from its first. To dx (B, H*W, C) they are added where `add` is not 0;
+// tokens of no patch are left as they are. dy is contiguous, in the dtype. The same bits in every
+// run on the same kind of device.
+typedef struct {
+  void* data;
+  int64_t patch, in, out;
+} pvtk_dweight;
 PVTK_API pvtk_status pvtk_spatial_reduction_backward(
     const pvtk_spatial_reduction* call, const void* dy, pvtk_tokens x, const void* weight,
-    const float* norm_weight, const float* normalized, const float* rstd, void* dx, void* dweight,
-    float* dbias, float* dnorm_weight, float* dnorm_bias, void* workspace);
+    const void* norm_weight, const float* normalized, const float* rstd, void* dx, int add,
+    pvtk_dweight dweight, void* dbias, void* dnorm_weight, void* dnorm_bias, void* workspace);
 
 typedef enum { PVTK_GELU = 0, PVTK_RELU = 1 } pvtk_activation;
 

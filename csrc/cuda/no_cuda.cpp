@@ -38,7 +38,7 @@ pvtk_status pvtk_attention_backward_workspace(const pvtk_attention*, size_t*) {
 
 pvtk_status pvtk_attention_backward(const pvtk_attention*, pvtk_heads, pvtk_heads, pvtk_heads,
                                     pvtk_heads, pvtk_heads, const float*, void*, void*, void*,
-                                    void*) {
+                                    int64_t, void*) {
   return not_supported();
 }
 
@@ -47,7 +47,7 @@ pvtk_status pvtk_spatial_reduction_forward_workspace(const pvtk_spatial_reductio
 }
 
 pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction*, pvtk_tokens, const void*,
-                                           const float*, const float*, const float*, void*, float*,
+                                           const void*, const void*, const void*, void*, float*,
                                            float*, void*) {
   return not_supported();
 }
@@ -57,8 +57,8 @@ pvtk_status pvtk_spatial_reduction_backward_workspace(const pvtk_spatial_reducti
 }
 
 pvtk_status pvtk_spatial_reduction_backward(const pvtk_spatial_reduction*, const void*, pvtk_tokens,
-                                            const void*, const float*, const float*, const float*,
-                                            void*, void*, float*, float*, float*, void*) {
+                                            const void*, const void*, const float*, const float*,
+                                            void*, int, pvtk_dweight, void*, void*, void*, void*) {
   return not_supported();
 }
 

@@ -28,6 +28,9 @@ SpatialReductionSizes checked_sizes(const pvtk_spatial_reduction& call) {
   require(
       call.height * call.width <= kMost && call.batch * per_image <= kMost && R <= kMost / R / C,
       "the tokens of an image, the patches and the values of a patch must each be at most 2^30");
+  require(call.norm_dtype == call.dtype || call.norm_dtype == PVTK_FLOAT32,
+          "norm_dtype must be the dtype or PVTK_FLOAT32, got " +
+              std::to_string(static_cast<int>(call.norm_dtype)));
   return {static_cast<int>(call.width), static_cast<int>(C),
           static_cast<int>(R),          static_cast<int>(across),
           static_cast<int>(per_image),  static_cast<int>(call.batch * per_image),
@@ -80,10 +83,9 @@ pvtk_status pvtk_spatial_reduction_forward_workspace(const pvtk_spatial_reductio
 }
 
 pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction* call, pvtk_tokens x,
-                                           const void* weight, const float* bias,
-                                           const float* norm_weight, const float* norm_bias,
-                                           void* y, float* normalized, float* rstd,
-                                           void* workspace) {
+                                           const void* weight, const void* bias,
+                                           const void* norm_weight, const void* norm_bias, void* y,
+                                           float* normalized, float* rstd, void* workspace) {
   return report("spatial_reduction_forward", [&] {
     const SpatialReductionSizes s = checked_sizes(*call);
     check_alignment(*call, "x", x);
@@ -97,9 +99,19 @@ pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction* call, p
                     {"workspace", workspace}});
     const CurrentDevice device(call->device);
     const Split split = split_of(s, call->dtype);
-    const SpatialReductionForward p{
-        s, x,          weight, bias,        norm_weight, norm_bias, static_cast<float*>(workspace),
-        y, normalized, rstd,   split.count, split.steps};
+    const SpatialReductionForward p{s,
+                                    x,
+                                    weight,
+                                    bias,
+                                    norm_weight,
+                                    norm_bias,
+                                    call->norm_dtype == PVTK_FLOAT32,
+                                    static_cast<float*>(workspace),
+                                    y,
+                                    normalized,
+                                    rstd,
+                                    split.count,
+                                    split.steps};
     with_family([&](auto family) { launch_spatial_reduction_forward<family.value>(*call, p); });
   });
 }
@@ -116,10 +128,10 @@ pvtk_status pvtk_spatial_reduction_backward_workspace(const pvtk_spatial_reducti
 
 pvtk_status pvtk_spatial_reduction_backward(const pvtk_spatial_reduction* call, const void* dy,
                                             pvtk_tokens x, const void* weight,
-                                            const float* norm_weight, const float* normalized,
-                                            const float* rstd, void* dx, void* dweight,
-                                            float* dbias, float* dnorm_weight, float* dnorm_bias,
-                                            void* workspace) {
+                                            const void* norm_weight, const float* normalized,
+                                            const float* rstd, void* dx, int add,
+                                            pvtk_dweight dweight, void* dbias, void* dnorm_weight,
+                                            void* dnorm_bias, void* workspace) {
   return report("spatial_reduction_backward", [&] {
     const SpatialReductionSizes s = checked_sizes(*call);
     check_alignment(*call, "x", x);
@@ -129,7 +141,7 @@ pvtk_status pvtk_spatial_reduction_backward(const pvtk_spatial_reduction* call, 
                     {"normalized", normalized},
                     {"rstd", rstd},
                     {"dx", dx},
-                    {"dweight", dweight},
+                    {"dweight", dweight.data},
                     {"dbias", dbias},
                     {"dnorm_weight", dnorm_weight},
                     {"dnorm_bias", dnorm_bias},
@@ -146,10 +158,12 @@ pvtk_status pvtk_spatial_reduction_backward(const pvtk_spatial_reduction* call, 
                                      dx_batch_stride,
                                      weight,
                                      norm_weight,
+                                     call->norm_dtype == PVTK_FLOAT32,
                                      normalized,
                                      rstd,
                                      dz,
                                      dx,
+                                     add != 0,
                                      dweight_partials,
                                      w.split.count,
                                      w.split.steps,

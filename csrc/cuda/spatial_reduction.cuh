@@ -91,6 +91,16 @@ __device__ __forceinline__ Rows<T> matrix_rows(const void* data, int rows, int c
   return {static_cast<const T*>(data), columns, rows, columns};
 }
 
+// Four adjacent values of a vector in fp32 or in T.
+template <class T>
+__device__ __forceinline__ float4 vector_quad(const void* vector, bool in_fp32, int first) {
+  if (in_fp32)
+    return ptx::load_global(
+        reinterpret_cast<const float4*>(static_cast<const float*>(vector) + first));
+  return to_float(
+      ptx::load_global(reinterpret_cast<const Quad<T>*>(static_cast<const T*>(vector) + first)));
+}
+
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
   for (int step = kWarpSize / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffff, x, step);

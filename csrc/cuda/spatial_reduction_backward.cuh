@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kWarpSize)
   for (int c = first; c < s.channels; c += step) {
     const std::int64_t index = row * s.channels + c;
     const float4 z = ptx::load_global(reinterpret_cast<const float4*>(p.normalized + index));
-    const float4 gamma = ptx::load_global(reinterpret_cast<const float4*>(p.norm_weight + c));
+    const float4 gamma = vector_quad<T>(p.norm_weight, p.norm_in_fp32, c);
     float4 g = to_float(
         ptx::load_global(reinterpret_cast<const Quad<T>*>(static_cast<const T*>(p.dy) + index)));
     g = make_float4(g.x * gamma.x, g.y * gamma.y, g.z * gamma.z, g.w * gamma.w);
@@ -72,10 +72,14 @@ __global__ void __launch_bounds__(kThreads, 2)
   store_rows(result, tile, kStride);
   T* dx = static_cast<T*>(p.dx);
   const Patches<T> patches({dx, p.dx_batch_stride, s.channels}, s);
-  write_rows<T, kWarpTile, kWarpTile>(tile, [&](int row, int column) {
+  const auto to = [&](int row, int column) {
     const int i = work.row + warp_row() + row, j = work.column + warp_column() + column;
     return i < s.patches && j < s.depth ? dx + patches.first(i) + patches.within(j) : nullptr;
-  });
+  };
+  if (p.adds)
+    write_rows<T, kWarpTile, kWarpTile, true>(tile, to);
+  else
+    write_rows<T, kWarpTile, kWarpTile>(tile, to);
 }
 
 // Grid: a tile of the product and a split of the rows a block.

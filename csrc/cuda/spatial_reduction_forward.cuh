@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads)
 
   float sum = 0.0f;
   for (int c = first; c < s.channels; c += step) {
-    float4 value = load(p.bias + c);
+    float4 value = vector_quad<T>(p.bias, false, c);
     for (std::int64_t split = 0; split < p.splits; ++split) {
       const float4 part = load(p.partials + split * size + row * s.channels + c);
       value.x += part.x;
@@ -71,7 +71,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int c = first; c < s.channels; c += step) {
     const float4 x = centered(c);
     const float4 normalized = make_float4(x.x * rstd, x.y * rstd, x.z * rstd, x.w * rstd);
-    const float4 gamma = load(p.norm_weight + c), beta = load(p.norm_bias + c);
+    const float4 gamma = vector_quad<T>(p.norm_weight, p.norm_in_fp32, c);
+    const float4 beta = vector_quad<T>(p.norm_bias, p.norm_in_fp32, c);
     const std::int64_t index = row * s.channels + c;
     ptx::store_global(reinterpret_cast<float4*>(p.normalized + index), normalized);
     ptx::store_global(reinterpret_cast<Quad<T>*>(static_cast<T*>(p.y) + index),

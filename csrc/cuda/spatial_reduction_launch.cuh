@@ -10,8 +10,9 @@ struct SpatialReductionForward {
   SpatialReductionSizes sizes;
   pvtk_tokens x;
   const void* weight;  // (R * R * C, C_out)
-  const float *bias, *norm_weight, *norm_bias;
-  float* partials;  // (splits, B * M, C)
+  const void *bias, *norm_weight, *norm_bias;
+  bool norm_in_fp32;  // its weight and bias; else in the dtype
+  float* partials;    // (splits, B * M, C)
   void* y;
   float *normalized, *rstd;
   int splits, steps_per_split;
@@ -23,9 +24,12 @@ struct SpatialReductionBackward {
   pvtk_tokens x;
   std::int64_t dx_batch_stride;  // tokens of no patch included
   const void* weight;            // (R * R * C, C_out)
-  const float *norm_weight, *normalized, *rstd;
+  const void* norm_weight;
+  bool norm_in_fp32;
+  const float *normalized, *rstd;
   void* dz;                 // (B * M, C)
   void* dx;                 // (B, H * W, C)
+  bool adds;                // to what is in dx
   float* dweight_partials;  // (splits, R * R * C, C_out)
   int splits, steps_per_split;
   float* sum_partials;  // (sum_splits, 3, C)
@@ -39,7 +43,7 @@ void launch_spatial_reduction_forward(const pvtk_spatial_reduction& call,
 // The outputs are sums of p.dweight_partials and p.sum_partials.
 template <int kFamily>
 void launch_spatial_reduction_backward(const pvtk_spatial_reduction& call,
-                                       const SpatialReductionBackward& p, void* dweight,
-                                       float* dbias, float* dnorm_weight, float* dnorm_bias);
+                                       const SpatialReductionBackward& p, pvtk_dweight dweight,
+                                       void* dbias, void* dnorm_weight, void* dnorm_bias);
 
 }  // namespace pvt_kernels::cuda

@@ -171,9 +171,25 @@ class TilePairs {
   Second second_;
 };
 
+// Of 16 bytes of values each.
+template <class T>
+__device__ __forceinline__ uint4 sum_of(uint4 first, uint4 second) {
+  Quad<T> a[4 / sizeof(T)], b[4 / sizeof(T)];
+  memcpy(a, &first, sizeof(a));
+  memcpy(b, &second, sizeof(b));
+#pragma unroll
+  for (int i = 0; i < 4 / static_cast<int>(sizeof(T)); ++i) {
+    const float4 x = to_float(a[i]), y = to_float(b[i]);
+    a[i] = round_quad<T>(make_float4(x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w));
+  }
+  memcpy(&first, a, sizeof(first));
+  return first;
+}
+
 // Writes a warp's rows from shared memory to global memory, 16 bytes at a time, to the address that
-// to(row, column) gives; null where nothing is to be written.
-template <class T, int kRows, int kColumns, class To>
+// to(row, column) gives; null where nothing is to be written. With kAdds adds them to what is
+// there.
+template <class T, int kRows, int kColumns, bool kAdds = false, class To>
 __device__ __forceinline__ void write_rows(const T* tile, To to) {
   constexpr int kVector = 16 / sizeof(T), kPerRow = kColumns / kVector;
   constexpr int kCopies = kRows * kPerRow / kWarpSize;
@@ -182,9 +198,13 @@ __device__ __forceinline__ void write_rows(const T* tile, To to) {
   for (int i = 0; i < kCopies; ++i) {
     const int index = i * kWarpSize + lane_index();
     const int row = index / kPerRow, column = index % kPerRow * kVector;
-    const uint4 values = ptx::load_shared(
+    uint4 values = ptx::load_shared(
         reinterpret_cast<const uint4*>(tile + row * padded_stride<T>(kColumns) + column));
-    if (T* address = to(row, column)) ptx::store_global(reinterpret_cast<uint4*>(address), values);
+    if (T* address = to(row, column)) {
+      if constexpr (kAdds)
+        values = sum_of<T>(values, ptx::load_own(reinterpret_cast<const uint4*>(address)));
+      ptx::store_global(reinterpret_cast<uint4*>(address), values);
+    }
   }
 }
 

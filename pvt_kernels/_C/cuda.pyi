@@ -17,6 +17,11 @@ class Tokens:
 
     def __init__(self, data: int, batch_stride: int, token_stride: int) -> None: ...
 
+class Dweight:
+    """A gradient of the weight (R * R, C_in, C_out); strides in elements."""
+
+    def __init__(self, data: int, patch_stride: int, in_stride: int, out_stride: int) -> None: ...
+
 class Attention:
     """dtype is "float32", "float16" or "bfloat16"; ValueError for another."""
 
@@ -34,7 +39,8 @@ class Attention:
     ) -> None: ...
 
 class SpatialReduction:
-    """dtype is "float32", "float16" or "bfloat16"; ValueError for another."""
+    """dtype is "float32", "float16" or "bfloat16", norm_dtype the same or "float32"; ValueError for
+    another."""
 
     def __init__(
         self,
@@ -44,6 +50,7 @@ class SpatialReduction:
         channels: int,
         sr_ratio: int,
         dtype: str,
+        norm_dtype: str,
         eps: float,
         device: int,
         stream: int,
@@ -83,6 +90,7 @@ def attention_backward(
     dq: int,
     dk: int,
     dv: int,
+    dkv_stride: int,
     workspace: int,
 ) -> None: ...
 def spatial_reduction_forward_workspace(call: SpatialReduction) -> int: ...
@@ -108,7 +116,8 @@ def spatial_reduction_backward(
     normalized: int,
     rstd: int,
     dx: int,
-    dweight: int,
+    add: bool,
+    dweight: Dweight,
     dbias: int,
     dnorm_weight: int,
     dnorm_bias: int,

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from pvt_kernels._C import cpu as cpu_kernels
+from pvt_kernels._C import modules
 from pvt_kernels.backends import forced as context
 from pvt_kernels.backends import transforms
 from pvt_kernels.backends.base import Backend, Inputs, describe
@@ -275,7 +276,7 @@ def surroundings(device: torch.device, dtype: torch.dtype) -> tuple[object, ...]
 
     Where no transform or tracer is at work."""
     tf32 = dtype == torch.float32 and _tf32(device)
-    return (context.name, *map(os.environ.get, _ENVIRONMENT), tf32)
+    return context.name, modules.environment(_ENVIRONMENT), tf32
 
 
 def _tf32(device: torch.device) -> bool:

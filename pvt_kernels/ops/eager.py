@@ -18,9 +18,17 @@ def is_plain(tensors: Iterable[Tensor | None]) -> bool:
     # first, since torch.compile can't trace the others
     if torch.compiler.is_compiling():
         return False
+    return _PLAIN.issuperset(map(type, tensors)) and _is_unwatched()
+
+
+def is_eager(x: Tensor) -> bool:
+    """Whether x is plain, as `is_plain` has it."""
+    return not torch.compiler.is_compiling() and type(x) in _PLAIN and _is_unwatched()
+
+
+def _is_unwatched() -> bool:
     return (
-        _PLAIN.issuperset(map(type, tensors))
-        and not torch._C._are_functorch_transforms_active()
+        not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0
         and forward_ad._current_level < 0

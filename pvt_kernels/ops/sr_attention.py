@@ -124,8 +124,27 @@ def _eager(
     if call.layer is None:
         return _composed(x, H, W, parameters, heads, scale, eps)
     if torch.is_grad_enabled() and (x.requires_grad or _require_grad(*parameters)):
-        return _Differentiable.apply(call, x, *parameters)
+        return differentiable(call, x, parameters)
     return call.layer.forward(x, *parameters, False)[0]
+
+
+def call_of(
+    x: Tensor,
+    H: int,
+    W: int,
+    parameters: Parameters,
+    heads: int,
+    scale: float,
+    eps: float,
+) -> Call | None:
+    """What is kept of a plain call that was made before."""
+    around = surroundings(x.device, x.dtype)
+    return _calls.get(_form(x, H, W, parameters, heads, scale, eps, around))
+
+
+def differentiable(call: Call, x: Tensor, parameters: Parameters) -> Tensor:
+    """The result of a call, with its derivatives."""
+    return _Differentiable.apply(call, x, *parameters)
 
 
 def _form(

@@ -11,7 +11,7 @@ from transformers import SegformerConfig, SegformerModel
 
 from pvt_kernels import SRAttention, patch, use_backend
 from pvt_kernels.models import pvt_small
-from pvt_kernels.ops import sr_attention
+from pvt_kernels.ops import repeated, sr_attention
 
 from . import stand_in
 from .host_time import STAGES
@@ -59,15 +59,20 @@ def of_a_stage(stage: int) -> dict[str, object]:
 def fault_in_a_graph(run: Callable[[], object], given: list[torch.Tensor]) -> str:
     """Which launch, replayed, would read what is neither given nor made within; "" if none."""
     # plans that are made within are watched, and no others
-    sr_attention._calls.clear()
+    forget_calls()
     try:
         with stand_in.watched_memory(given):
             run()
     except RuntimeError as error:
         return str(error)
     finally:
-        sr_attention._calls.clear()
+        forget_calls()
     return ""
+
+
+def forget_calls() -> None:
+    sr_attention._calls.clear()
+    repeated._kept.clear()
 
 
 def kernels_at_many_sizes() -> dict[str, list[int]]:
@@ -110,7 +115,8 @@ def threads_and_evictions() -> dict[str, object]:
         except Exception as error:
             failures.append(repr(error))
 
-    kept, sr_attention._calls = sr_attention._calls, sr_attention.Recent(2)
+    kept = sr_attention._calls, repeated._kept
+    sr_attention._calls, repeated._kept = sr_attention.Recent(2), repeated.Recent(2)
     # one autograd thread is the caller's own on the CPU
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:
@@ -118,7 +124,7 @@ def threads_and_evictions() -> dict[str, object]:
     for thread in threads:
         thread.join()
     held = len(sr_attention._calls)
-    sr_attention._calls = kept
+    sr_attention._calls, repeated._kept = kept
     return {"failures": failures, "held": held}
 
 

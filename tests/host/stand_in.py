@@ -21,7 +21,8 @@ from types import SimpleNamespace
 import torch
 import triton
 
-from pvt_kernels._C import driver
+from pvt_kernels._C import cuda, driver
+from pvt_kernels.backends.cuda import sr_attention as cuda_layer
 from pvt_kernels.backends.registry import BACKENDS
 from pvt_kernels.backends.triton import launch as triton_launch
 from pvt_kernels.backends.triton import multi_head_attention as triton_mha
@@ -65,14 +66,36 @@ def install(fused_channels: int | None = None) -> None:
         triton_mha.fused_tile = lambda gpu, dtype, channels, *_: (
             Tile(64, 64, 4, 2, 2) if channels <= fused_channels else None
         )
-    able = {op: lambda inputs: [] for op in BACKENDS["triton"].reasons}
-    BACKENDS["triton"] = replace(BACKENDS["triton"], reasons=able)
+    for name in ("triton", "cuda"):
+        able = {op: lambda inputs: [] for op in BACKENDS[name].reasons}
+        BACKENDS[name] = replace(BACKENDS[name], reasons=able)
+    cuda_layer.cuda = _cuda_without_launches()
+    cuda_layer.device_and_stream = lambda tensor: (0, 0)
     triton_launch._gpu = lambda device: H100
     triton_plan.driver = SimpleNamespace(
         Plan=driver.Plan,
         Kernel=lambda _, *arguments, **named: driver.Kernel(0, *arguments, **named),
     )
     triton_plan.triton = SimpleNamespace(compile=_compile, __version__=triton.__version__)
+
+
+def _cuda_without_launches() -> SimpleNamespace:
+    """The binding of the CUDA kernels, of which every function does nothing.
+
+    Its time is not in a layer's: the runtime below it can't be stood in for. What it launches is
+    counted where the kernels run on the CPU, in tests/simt.
+    """
+
+    def launch(*arguments: object) -> None:
+        pass
+
+    def workspace(call: object) -> int:
+        return 1 << 16
+
+    names = [name for name in dir(cuda) if name.startswith(("attention_", "spatial_reduction_"))]
+    functions = {name: workspace if name.endswith("_workspace") else launch for name in names}
+    classes = ("Attention", "Heads", "SpatialReduction", "Tokens", "Dweight")
+    return SimpleNamespace(**functions, **{name: getattr(cuda, name) for name in classes})
 
 
 def _compile(source, target, options) -> SimpleNamespace:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 
 import torch
 from torch import Tensor
 
+import pvt_kernels
 from pvt_kernels import _C, SRAttention
 from pvt_kernels.backends import slabs
 from pvt_kernels.backends.cuda import feed_forward
+
+PACKAGE = os.path.dirname(pvt_kernels.__file__) + os.sep
 
 
 def layer_with_gradients(dim: int, heads: int, sr_ratio: int, H: int, W: int) -> list[Tensor]:
@@ -19,6 +24,27 @@ def layer_with_gradients(dim: int, heads: int, sr_ratio: int, H: int, W: int) ->
     x = torch.randn(2, H * W, dim, requires_grad=True)
     out = layer(x, H, W)
     return [out.detach(), *torch.autograd.grad(out.sin().sum(), [x, *layer.parameters()])]
+
+
+def calls_of_a_layer(dim: int, heads: int, sr_ratio: int, backward: bool) -> int:
+    """How many of the package's Python functions a layer of this form calls, and a step of it."""
+    layer = SRAttention(dim, heads, qkv_bias=True, sr_ratio=sr_ratio).half()
+    x = torch.randn(1, (2 * sr_ratio) ** 2, dim).half().requires_grad_(backward)
+    calls = 0
+
+    def profile(frame, event, argument):
+        nonlocal calls
+        calls += event == "call" and frame.f_code.co_filename.startswith(PACKAGE)
+
+    sys.setprofile(profile)
+    try:
+        with torch.set_grad_enabled(backward):
+            out = layer(x, 2 * sr_ratio, 2 * sr_ratio)
+        if backward:
+            out.backward(out.detach())
+    finally:
+        sys.setprofile(None)
+    return calls
 
 
 def dk_dv_splits(

@@ -16,3 +16,18 @@ def test_a_layer_gives_what_the_reference_does(device, sr_ratio):
     with use_backend("reference"):
         expected = calls.layer_with_gradients(*sizes)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sr_ratio", [1, 2])
+def test_a_layer_makes_few_launches_and_calls(device, sr_ratio):
+    calls, launches = {}, {}
+    # the second time, what depends on the form alone is known
+    for backward in (False, True) * 2:
+        form = (64, 2, sr_ratio, backward)
+        calls[backward] = device.run("tests.simt.calls.calls_of_a_layer", *form)
+        launches[backward] = len(device.counters["loaded"])
+    # attention; the product and the norm of the reduction
+    assert launches[False] == (3 if sr_ratio > 1 else 1)
+    assert launches[True] - launches[False] == (8 if sr_ratio > 1 else 3)
+    assert calls[False] < 40
+    assert calls[True] < 60

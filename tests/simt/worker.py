@@ -14,12 +14,12 @@ import simt_cuda
 import torch
 
 from pvt_kernels import _C, use_backend
-from pvt_kernels.backends.cuda import attention, feed_forward, spatial_reduction
+from pvt_kernels.backends.cuda import attention, feed_forward, spatial_reduction, sr_attention
 from pvt_kernels.backends.registry import BACKENDS
 
 # the stand-in, in place of the launchers for a GPU
 _C.cuda = simt_cuda
-for module in (attention, feed_forward, spatial_reduction):
+for module in (attention, feed_forward, spatial_reduction, sr_attention):
     module.cuda = simt_cuda
     module.device_and_stream = lambda tensor: (0, 0)
 # its tensors lie on the CPU here

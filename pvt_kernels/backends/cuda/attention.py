@@ -22,18 +22,31 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tens
 
 
 def backward(
-    do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, scale: float
+    do: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Tensor,
+    lse: Tensor,
+    scale: float,
+    dkv: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dq, dk, dv, as attention_backward has them."""
+    """dq, dk, dv, as attention_backward has them; dk and dv in `dkv` (B, M, 2, heads, d), if given.
+
+    What is given is contiguous.
+    """
     do, q, k, v, o = (aligned(t) for t in (do, q, k, v, o))
-    dq, dk, dv = (t.new_empty(t.shape) for t in (q, k, v))
+    dq = q.new_empty(q.shape)
+    dk, dv = (t.new_empty(t.shape) for t in (k, v)) if dkv is None else dkv.unbind(2)
     lse = aligned_contiguous(lse)
     call = _call(q, k, scale)
     workspace = q.new_empty(cuda.attention_backward_workspace(call), dtype=torch.uint8)
     cuda.attention_backward(
         call,
         *map(_heads, (do, q, k, v, o)),
-        *(t.data_ptr() for t in (lse, dq, dk, dv, workspace)),
+        *(t.data_ptr() for t in (lse, dq, dk, dv)),
+        k.shape[2] * k.shape[3] * (1 if dkv is None else 2),
+        workspace.data_ptr(),
     )
     return dq, dk, dv
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -50,9 +49,9 @@ def backward(
     q = F.linear(x, q_weight, q_bias).unflatten(2, by_head)
     k, v = kv.unflatten(2, (2, *by_head)).unbind(2)
     do = (dresult @ out_weight).unflatten(2, by_head)
-    dq, dk, dv = attention.backward(do, q, k, v, o.unflatten(2, by_head), lse, scale)
-    dq = dq.view(-1, C)
-    dkv = torch.cat((dk.view(-1, C), dv.view(-1, C)), dim=1)
+    dkv = kv.new_empty(*kv.shape[:2], 2, *by_head)
+    dq, _, _ = attention.backward(do, q, k, v, o.unflatten(2, by_head), lse, scale, dkv)
+    dq, dkv = dq.view(-1, C), dkv.view(-1, 2 * C)
     rows, inputs, results = x.reshape(-1, C), y.reshape(-1, C), dresult.reshape(-1, C)
     return (
         (dq @ q_weight).view(x.shape),

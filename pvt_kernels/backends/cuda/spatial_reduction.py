@@ -7,7 +7,10 @@ from torch import Tensor
 
 from pvt_kernels._C import cuda
 from pvt_kernels.backends.cuda.tensors import aligned, device_and_stream
-from pvt_kernels.backends.tensors import aligned_contiguous, dtype_name
+from pvt_kernels.backends.tensors import aligned_contiguous, dtype_name, memory_format
+
+# (C_out, C_in, R, R) -> (R, R, C_in, C_out): rows in the order in which a patch lies in x
+BY_PATCH = (2, 3, 1, 0)
 
 
 def forward(
@@ -26,11 +29,11 @@ def forward(
     M = (H // R) * (W // R)
     x = aligned(x)
     matrix = _matrix(weight)
-    vectors = [aligned_contiguous(t.float()) for t in (bias, norm_weight, norm_bias)]
+    vectors = [aligned_contiguous(t) for t in (bias, norm_weight, norm_bias)]
     y = x.new_empty(B, M, C)
     normalized = x.new_empty(B, M, C, dtype=torch.float32)
     rstd = x.new_empty(B, M, dtype=torch.float32)
-    call = _call(x, H, W, R, eps)
+    call = _call(x, H, W, R, norm_weight, eps)
     workspace = x.new_empty(cuda.spatial_reduction_forward_workspace(call), dtype=torch.uint8)
     cuda.spatial_reduction_forward(
         call,
@@ -55,41 +58,46 @@ def backward(
     R = weight.shape[-1]
     x = aligned(x)
     dy, normalized, rstd = (aligned_contiguous(t) for t in (dy, normalized, rstd))
-    matrix, gamma = _matrix(weight), aligned_contiguous(norm_weight.float())
+    matrix, gamma = _matrix(weight), aligned_contiguous(norm_weight)
     # tokens of no patch stay as they are
     left_over = H % R or W % R
     dx = x.new_zeros(B, N, C) if left_over else x.new_empty(B, N, C)
-    dmatrix = torch.empty_like(matrix)
-    dbias, dnorm_weight, dnorm_bias = (gamma.new_empty(C) for _ in range(3))
-    call = _call(x, H, W, R, eps=0.0)
+    dweight = torch.empty_like(weight, memory_format=memory_format(weight))
+    dbias, dnorm_weight, dnorm_bias = x.new_empty(C), gamma.new_empty(C), gamma.new_empty(C)
+    call = _call(x, H, W, R, gamma, eps=0.0)
     workspace = x.new_empty(cuda.spatial_reduction_backward_workspace(call), dtype=torch.uint8)
     cuda.spatial_reduction_backward(
         call,
         dy.data_ptr(),
         _tokens(x),
         *(t.data_ptr() for t in (matrix, gamma, normalized, rstd)),
-        *(t.data_ptr() for t in (dx, dmatrix, dbias, dnorm_weight, dnorm_bias, workspace)),
+        dx.data_ptr(),
+        False,
+        weight_gradient(dweight),
+        *(t.data_ptr() for t in (dbias, dnorm_weight, dnorm_bias, workspace)),
     )
-    return (
-        dx,
-        dmatrix.permute(3, 2, 0, 1).contiguous(),
-        dbias.to(weight.dtype),
-        dnorm_weight.to(norm_weight.dtype),
-        dnorm_bias.to(norm_weight.dtype),
-    )
+    return dx, dweight, dbias, dnorm_weight, dnorm_bias
+
+
+def weight_gradient(dweight: Tensor) -> cuda.Dweight:
+    """(C_out, C_in, R, R), contiguous or channels_last: a patch's pixels are equally far apart."""
+    out_stride, in_stride, _, patch_stride = dweight.stride()
+    return cuda.Dweight(dweight.data_ptr(), patch_stride, in_stride, out_stride)
 
 
 def _matrix(weight: Tensor) -> Tensor:
-    """(C_out, C_in, R, R) -> (R, R, C_in, C_out): rows in the order in which a patch lies in x."""
-    return aligned_contiguous(weight.permute(2, 3, 1, 0))
+    return aligned_contiguous(weight.permute(BY_PATCH))
 
 
 def _tokens(x: Tensor) -> cuda.Tokens:
     return cuda.Tokens(x.data_ptr(), *x.stride()[:2])
 
 
-def _call(x: Tensor, H: int, W: int, R: int, eps: float) -> cuda.SpatialReduction:
+def _call(
+    x: Tensor, H: int, W: int, R: int, norm_weight: Tensor, eps: float
+) -> cuda.SpatialReduction:
     device, stream = device_and_stream(x)
+    dtypes = dtype_name(x), dtype_name(norm_weight)
     return cuda.SpatialReduction(
-        x.shape[0], H, W, x.shape[-1], R, dtype_name(x), eps, device=device, stream=stream
+        x.shape[0], H, W, x.shape[-1], R, *dtypes, eps, device=device, stream=stream
     )

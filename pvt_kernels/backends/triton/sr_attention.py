@@ -1,7 +1,8 @@
 """The whole layer in Triton: plans of launches around PyTorch's matrix products.
 
 A call allocates what it returns and saves, and hands addresses to the plans; everything that
-depends on sizes alone is done when a `Layer` is made.
+depends on sizes alone is done when a `Layer` is made. Sizes are spelled out for new_empty(), which
+takes a third longer for a tuple.
 """
 
 from __future__ import annotations
@@ -116,20 +117,20 @@ class Layer:
             if not self.fits or (vectors[0] | vectors[1] | vectors[2]) % 16:
                 copies = [aligned_contiguous(t) for t in (conv_bias, norm_weight, norm_bias)]
                 vectors = [t.data_ptr() for t in copies]
-            y = x.new_empty(self.y_shape)
+            y = x.new_empty(*self.y_shape)
             addresses = [x_address, matrix.data_ptr(), *vectors, y.data_ptr()]
             if save:
-                normalized = x.new_empty(self.y_shape, dtype=torch.float32)
-                rstd = x.new_empty(self.rstd_shape, dtype=torch.float32)
+                normalized = x.new_empty(*self.y_shape, dtype=torch.float32)
+                rstd = x.new_empty(*self.rstd_shape, dtype=torch.float32)
                 addresses += normalized.data_ptr(), rstd.data_ptr()
             addresses.append(workspace.data_ptr())
             reduction.launch(stream, addresses)
         kv = F.linear(x if y is None else y, kv_weight, kv_bias)
         if save:
-            lse = x.new_empty(self.lse_shape, dtype=torch.float32)
+            lse = x.new_empty(*self.lse_shape, dtype=torch.float32)
         if self.tile is None:
             q = F.linear(x, q_weight, q_bias)
-            o = x.new_empty(self.x_shape)
+            o = x.new_empty(*self.x_shape)
             addresses = [q.data_ptr(), kv.data_ptr(), o.data_ptr()]
         else:
             layers = [
@@ -142,10 +143,10 @@ class Layer:
                 tensors = (q_weight, q_bias, out_weight, out_bias)
                 copies = [None if t is None else aligned_contiguous(t) for t in tensors]
                 layers = [0 if t is None else t.data_ptr() for t in copies]
-            result = x.new_empty(self.x_shape)
+            result = x.new_empty(*self.x_shape)
             addresses = [x_address, kv.data_ptr(), *layers, result.data_ptr()]
             if save:
-                o = x.new_empty(self.x_shape)
+                o = x.new_empty(*self.x_shape)
                 addresses.append(o.data_ptr())
         if save:
             addresses.append(lse.data_ptr())
@@ -187,7 +188,7 @@ class Layer:
         dresult, rows = dresult.reshape(B * N, C), x.reshape(B * N, C)
         q = F.linear(rows, q_weight, q_bias)
         do = dresult @ out_weight
-        dq, dkv = x.new_empty(B * N, C), x.new_empty(self.kv_rows)
+        dq, dkv = x.new_empty(B * N, C), x.new_empty(*self.kv_rows)
         workspace = x.new_empty(workspace_bytes, dtype=torch.uint8)
         addresses = (
             *(do.data_ptr(), q.data_ptr(), kv.data_ptr(), o.data_ptr(), lse.data_ptr()),

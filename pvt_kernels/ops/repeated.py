@@ -1,0 +1,70 @@
+"""Calls of `sr_attention` that were made before: found again by next to nothing but their form."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+from torch._C._dynamo.guards import TensorGuards
+
+from pvt_kernels.backends.recent import Recent
+from pvt_kernels.ops import autocast
+from pvt_kernels.ops.sr_attention import KEPT, Call, Parameters, differentiable
+
+# of one key: what differs is strides, dtypes, devices, and whether gradients are recorded
+FORMS = 8
+
+
+class Repeated:
+    """A call, for others of the same form.
+
+    Args:
+        tensors: x and those of the parameters that are there; nothing but their form is used.
+        call: what `sr_attention` made of them.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], call: Call) -> None:
+        # What torch.compile checks before each call: exact types, dtypes, devices, sizes, strides,
+        # which require gradients, and the dispatcher's keys, of which autocast is one. Python takes
+        # ten times as long to ask.
+        guard = TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
+        self.is_of = guard.check
+        self.call, self.forward = call, call.layer.forward
+        grad = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        self.differentiable = grad
+
+    def __call__(self, x: Tensor, parameters: Parameters) -> Tensor:
+        if self.differentiable:
+            return differentiable(self.call, x, parameters)
+        return self.forward(x, *parameters, False)[0]
+
+
+_kept: Recent[tuple[Repeated, ...]] = Recent(KEPT)
+
+
+def find(key: Hashable, tensors: Sequence[Tensor]) -> Repeated | None:
+    """The call of this key and form that was made before, of a call on which `is_eager` holds.
+
+    Args:
+        key: every fact about a call that no tensor has, the surroundings and whether gradients
+            are on among them.
+        tensors: x and those of the parameters that are there.
+    """
+    for call in _kept.get(key) or ():
+        if call.is_of(*tensors):
+            return call
+    return None
+
+
+def remember(key: Hashable, tensors: Sequence[Tensor], call: Call | None) -> None:
+    """For `find`; `call` is None where nothing is kept of it.
+
+    Nothing is kept under autocast, which takes new casts of the parameters in each call.
+    """
+    if call is None or call.layer is None or autocast.is_enabled(tensors[0]):
+        return
+    repeated = Repeated(tensors, call)
+    # it is never so of a tensor that is there twice
+    if repeated.is_of(*tensors):
+        _kept.put(key, (repeated, *(_kept.get(key) or ())[: FORMS - 1]))
