@@ -38,7 +38,14 @@ def blocks_of_a_layer(
     reduction = None
     if shape.sr_ratio > 1:
         reduction = cuda.SpatialReduction(
-            B, shape.height, shape.width, shape.dim, shape.sr_ratio, eps=1e-6, **where
+            B,
+            shape.height,
+            shape.width,
+            shape.dim,
+            shape.sr_ratio,
+            norm_dtype=where["dtype"],
+            eps=1e-6,
+            **where,
         )
     found = cuda.blocks_on_a_v100(attention, reduction, multiprocessors)
     return {COSTS.get(kernel, kernel): counts for kernel, counts in found.items()}

@@ -147,31 +147,26 @@ def _section(root: Path) -> str:
 
 
 def _side_by_side(runs: dict[str, Results]) -> str:
-    """How many times as fast as the best peer, a column for each machine, code path and dtype."""
+    """How many times as fast as the best peer, a column for each machine and code path."""
     columns, cells = [Column("times as fast as the best peer", number=False)], {}
     for folder, results in runs.items():
-        facts = results.environment
-        for dtype in facts["matmul_gflops"]:
-            of_column = {}
-            for size in (QUICK_SIZE, CLASSIFICATION_SIZE):
-                for group in _layers(results, dtype, size):
-                    case, ratio = group[0].case, ratio_to_best_peer(_own(group), group)
-                    row = f"{case.subject}, {format_size(size)}, {short_mode(case)}"
-                    of_column[row] = f"{ratio:.2f}" if ratio else NO_PEER
-            if not of_column:
-                continue
-            columns.append(Column(f"[{facts['device']}]({folder}/table.md), {dtype}"))
-            for row, cell in of_column.items():
-                cells.setdefault(row, {})[len(columns) - 1] = cell
+        device, found = results.environment["device"], {}
+        dtypes = [d for d in results.environment["matmul_gflops"] if _layers(results, d)]
+        columns.append(Column(f"[{device}]({folder}/table.md), {' / '.join(dtypes)}"))
+        for size in (QUICK_SIZE, CLASSIFICATION_SIZE):
+            for groups in zip(*(_layers(results, d, size) for d in dtypes), strict=True):
+                case = groups[0][0].case
+                ratios = [ratio_to_best_peer(_own(group), group) for group in groups]
+                row = f"{case.subject}, {format_size(size)}, {short_mode(case)}"
+                found[row] = " / ".join(f"{r:.2f}" if r else NO_PEER for r in ratios)
+        for row, cell in found.items():
+            cells.setdefault(row, {})[len(columns) - 1] = cell
     rows = [
         (row, *(found.get(column, "") for column in range(1, len(columns))))
         for row, found in cells.items()
     ]
-    note = (
-        "In brackets: the code path of this package's kernels. Where it is lower than what the CPU "
-        "has, PyTorch was held to the same instructions."
-    )
-    if any(NO_PEER in row for row in rows):
+    note = "In brackets: the code path; below the CPU's best one PyTorch was held to it too."
+    if any(NO_PEER in cell.split() for row in rows for cell in row):
         note += f" {NO_PEER}: PyTorch's products of that dtype would take far too long there."
     return markdown_table(Table("Kinds of CPU side by side", columns, rows, [note]))
 
@@ -201,10 +196,9 @@ def _fastest(results: Results, folder: str) -> str:
     case = layers[0][0].case
     size = format_size(case.size)
     note = (
-        f"Median milliseconds of {_rounds(layers)} rounds that run all contenders in turn; the "
-        "ratio is that of the medians of the fastest peer and of pvt_kernels. Every result is "
-        "compared with a float64 oracle; `!` marks a peer whose rounding errors are above their "
-        "budget. MB: growth of memory beyond weights and input."
+        f"Median milliseconds of {_rounds(layers)} rounds that run all contenders in turn. Every "
+        "result is compared with a float64 oracle; `!` marks a peer whose rounding errors are "
+        "above their budget. MB: growth of memory beyond weights and input."
     )
     table = Table(f"Layers of PVT, {DTYPE}, {case.batch} image at {size}", columns, rows, [note])
     return "\n\n".join(
