@@ -28,12 +28,12 @@ CONFIGURATIONS = {
     "small_linear": ({"dim": 32, "num_heads": 2, "sr_ratio": 2, "linear": True}, 3, 4, 12),
 }
 
-# every configuration on one backend, every backend in one configuration; the others are thorough
+# every configuration on one backend, every backend in one configuration; the others are nightly
 COMBINATIONS = [
     pytest.param(
         name,
         backend,
-        marks=() if backend == "cpu" or name == "odd" else pytest.mark.thorough,
+        marks=() if backend == "cpu" or name == "odd" else pytest.mark.nightly,
     )
     for name in CONFIGURATIONS
     for backend in BACKEND_PARAMS

@@ -34,9 +34,12 @@ endfunction()
 
 # for tests: AMX's instructions in plain C++, for every machine
 option(PVT_KERNELS_AMX_STAND_IN "Compute AMX's tile instructions by a stand-in" OFF)
+option(PVT_KERNELS_PORTABLE_ALONE "Leave out the code paths for instructions of x86" OFF)
 
 add_code_path(portable)
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+if(PVT_KERNELS_PORTABLE_ALONE)
+  target_compile_definitions(pvt_kernels PRIVATE PVT_KERNELS_PORTABLE_ALONE)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(avx2 -mavx2 -mfma)
   add_code_path(avx2 ${avx2})
   set(avx512 ${avx2} -mavx512f -mavx512dq -mavx512bw -mavx512vl -mprefer-vector-width=512)

@@ -19,7 +19,7 @@ const std::vector<Capability>& found_capabilities() {
   // asked once: in a virtual machine each cpuid takes tens of microseconds
   static const std::vector<Capability> found = [] {
     std::vector<Capability> all = {{"portable", &portable::kernels, &portable::kernels}};
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(PVT_KERNELS_PORTABLE_ALONE)
     std::map<std::string, bool> has = cpu_features();
     if (has["avx2"] && has["fma"]) {
       all.push_back({"avx2", &avx2::kernels, &avx2::kernels});

@@ -109,8 +109,13 @@ class ConvMlp(Mlp):
         self.relu = nn.ReLU() if relu else nn.Identity()
 
     def _parts(self) -> FeedForwardParts:
-        parts, wrapper = super()._parts(), self.dwconv
-        return parts._replace(conv=wrapper.dwconv, before_conv=self.relu, bypassed=(wrapper,))
+        # spelt out, since torch.compile before PyTorch 2.9 can't trace a tuple's _replace
+        return FeedForwardParts(
+            *(self.fc1, self.fc2, self.act, self.drop),
+            conv=self.dwconv.dwconv,
+            before_conv=self.relu,
+            bypassed=(self.dwconv,),
+        )
 
     def _convolve(self, x: torch.Tensor, H: int, W: int) -> torch.Tensor:
         return self.dwconv(self.relu(x), H, W)

@@ -29,6 +29,8 @@ def build() -> Path:
     configure = [
         *(program, "-S", ROOT, "-B", FOLDER, "-G", "Ninja"),
         "-DPVT_KERNELS_AMX_STAND_IN=ON",
+        # what other dtypes than bfloat16 run is nothing that this module is for
+        "-DPVT_KERNELS_PORTABLE_ALONE=ON",
         f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja', path=beside)}",
         f"-DPython_EXECUTABLE={sys.executable}",
         f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",

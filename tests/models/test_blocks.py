@@ -56,7 +56,9 @@ def test_initialisation_is_the_originals(name):
     model = models.create(name)
     for module_name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            assert module.weight.std().item() == pytest.approx(0.02, rel=0.05), module_name
+            # five standard errors of a small layer's: each PyTorch draws other numbers
+            error = max(0.05, 5 / math.sqrt(2 * module.weight.numel()))
+            assert module.weight.std().item() == pytest.approx(0.02, rel=error), module_name
             assert not module.bias.any(), module_name
         elif isinstance(module, nn.LayerNorm):
             assert (module.weight == 1).all(), module_name

@@ -300,8 +300,8 @@ def test_copies_compute_the_same(name, duplicate):
     [
         ("pvt_tiny", False),
         ("pvt_v2_b0", True),
-        pytest.param("pvt_tiny", True, marks=pytest.mark.thorough),
-        pytest.param("pvt_v2_b0", False, marks=pytest.mark.thorough),
+        pytest.param("pvt_tiny", True, marks=pytest.mark.nightly),
+        pytest.param("pvt_v2_b0", False, marks=pytest.mark.nightly),
     ],
 )
 def test_compiles_without_graph_breaks(name, features_only):

@@ -44,7 +44,7 @@ def test_error_budget_of_any_shape(backend, shape, dtype):
     check_against_oracle(backend, *shape, dtype=dtype)
 
 
-@pytest.mark.thorough
+@pytest.mark.nightly
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(ANY_SHAPE, st.sampled_from(LOW_DTYPES))
 def test_error_budget_of_any_shape_in_triton(shape, dtype):

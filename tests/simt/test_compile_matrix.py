@@ -270,9 +270,13 @@ def test_code_for_sm_70(device, table):
 
 
 @pytest.mark.parametrize(
-    ("arch", "atoms"), [(70, ["Sm70", "Sm70Wmma"]), (80, ["Sm80<half>"])], ids=str
+    ("arch", "atoms"),
+    [
+        pytest.param(70, ["Sm70", "Sm70Wmma"], marks=pytest.mark.thorough),
+        pytest.param(80, ["Sm80<half>"], marks=pytest.mark.nightly),
+    ],
+    ids=str,
 )
-@pytest.mark.thorough
 def test_the_oldest_cuda_compiles_the_kernels(arch, atoms):
     names = instances(atoms, (64,)) + hidden_instances(atoms)
     assert len(compile_kernels("11.8", arch, names).usage) == len(names)
