@@ -99,8 +99,8 @@ def test_a_compiled_layer_launches_the_same(facts, stage):
 
 
 def test_whole_models_compile_without_a_graph_break(facts):
-    # 13 layers with reduction, 3 without; 9 and 4 launches. A feed-forward has one, of its backward,
-    # and with a convolution three.
+    # 13 layers with reduction, 3 without; 9 and 4 launches. A feed-forward has one, of its
+    # backward, and with a convolution three.
     assert facts["models"] == {
         "pvt_small": 13 * 9 + 3 * 4 + 16 * 1,
         "segformer": 2 * 9 + 2 * 3,
