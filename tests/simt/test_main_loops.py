@@ -42,9 +42,8 @@ BOUNDS = {
     ("Sm70", "spatial_reduction_product"): Bounds(0.46, 1.25),
     ("Sm70", "spatial_reduction_dx"): Bounds(0.58, 1.25),
     ("Sm70", "spatial_reduction_dweight"): Bounds(0.4, 1.25),
-    # of whole steps: what loads a step's tiles is among the instructions
     ("Simt70", "attention_forward"): Bounds(0.78, 0.75),
-    ("Simt70", "attention_dq_dk_dv"): Bounds(0.72, 0.81),
+    ("Simt70", "attention_dq_dk_dv"): Bounds(0.72, 0.8),
     ("Simt70", "spatial_reduction_product"): Bounds(0.65, 0.82),
     ("Simt70", "spatial_reduction_dx"): Bounds(0.76, 0.82),
     ("Simt70", "spatial_reduction_dweight"): Bounds(0.59, 0.82),
