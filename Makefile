@@ -11,16 +11,16 @@ old_tritons := 3.6 3.5
 triton_table := benchmarks/results/triton-kernels.md
 # the oldest packages that pyproject.toml allows
 oldest := $(abspath build/oldest)
-# what depends on them. Left out are the operators' error budgets and Triton kernels: what is compiled
-# ahead gives one result under every PyTorch, and Triton's kernels run in the layers' tests. So is
-# Hugging Face's kernels: transformers 5.1 takes none from 0.11 on, and the mapping needs a newer one.
-oldest_tests := tests/ops tests/test_layers.py tests/backends/test_forced.py \
-	$(addprefix tests/integrations/test_,patch.py at_call.py timm.py transformers.py families.py \
-		contracts.py feed_forward.py transforms_and_tracers.py) \
+# what depends on them. Left out are the operators' own tests: what is compiled ahead gives one result
+# under every PyTorch, and all of it runs in the layers' tests. So is Hugging Face's kernels:
+# transformers 5.1 takes none from 0.11 on, and the mapping needs a newer one.
+oldest_tests := tests/ops/test_transforms.py tests/test_layers.py tests/test_repeated_calls.py \
+	tests/backends/test_forced.py \
+	$(addprefix tests/integrations/test_,patch.py at_call.py timm.py transformers.py \
+		transforms_and_tracers.py) \
 	$(addprefix tests/models/test_,blocks.py variants.py checkpoint.py timm_registry.py) \
 	tests/systems/datasets $(addprefix tests/systems/test_,coco_figures.py classification.py \
-		segmentation.py detection.py) tests/test_build.py \
-	-k 'not (ops and (triton or error_budget))'
+		segmentation.py detection.py) tests/test_build.py
 # the oldest that the CUDA kernels compile with; its files have the names of those of CUDA 12
 old_cuda := $(venv)/cuda-11.8
 # whose nvdisasm reads sm_70
