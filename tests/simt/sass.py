@@ -101,7 +101,9 @@ class Loop:
 
     @property
     def others(self) -> Counter[str]:
-        return Counter(i.kind for i in self.body if i.kind != self.product)
+        kinds = Counter(i.kind for i in self.body)
+        del kinds[self.product]
+        return kinds
 
 
 def main_loops(cubin: bytes) -> dict[str, Loop]:
