@@ -85,7 +85,7 @@ def depthwise_forward_kernel(
     apart; weight (D, 1, 3, 3), bias (D,) are contiguous.
     """
     pitch *= UNIT
-    _, image, first, o_w, o_d = block_of_walk(rows, walked, W, D, BLOCK_W, BLOCK_D)
+    _walk, image, first, o_w, o_d = block_of_walk(rows, walked, W, D, BLOCK_W, BLOCK_D)
     m_d = o_d < D
     b_t0, b_t1, b_t2 = load_taps(weight, 0, o_d, D)
     b_m0, b_m1, b_m2 = load_taps(weight, 1, o_d, D)
@@ -106,7 +106,7 @@ def depthwise_forward_kernel(
         b_c += b_m0 * m0 + b_m1 * m1 + b_m2 * m2
         b_c += b_b0 * b0 + b_b1 * b1 + b_b2 * b2
         if GELU:
-            b_a, _ = gelu(b_c)
+            b_a, _slope = gelu(b_c)
         else:
             b_a = relu(b_c)
         tl.store(p_a, b_a.to(a.dtype.element_ty), mask=mask)
