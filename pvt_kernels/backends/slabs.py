@@ -6,7 +6,7 @@ convolution a slab takes rows of its neighbours along: their hidden channels are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -102,19 +102,26 @@ class Slab(NamedTuple):
         return Window(self.images, stop - begin, self.width, begin - first, end - stop)
 
 
+# of fc1's weight, the convolution's weight and bias, the activation, and whether a ReLU precedes
+MakeKernels = Callable[[Tensor, Tensor | None, Tensor | None, str, bool], Kernels]
+
+
 def forward(
-    kernels: Kernels,
+    make_kernels: MakeKernels,
     x: Tensor,
     H: int,
     W: int,
     fc1_weight: Tensor,
     fc1_bias: Tensor | None,
     dw_weight: Tensor | None,
+    dw_bias: Tensor | None,
     fc2_weight: Tensor,
     fc2_bias: Tensor | None,
     activation: str,
+    relu_before_conv: bool,
 ) -> Tensor:
     """The result, as feed_forward_forward has it."""
+    kernels = make_kernels(fc1_weight, dw_weight, dw_bias, activation, relu_before_conv)
     convolved = dw_weight is not None
     halo = int(convolved)
     slabs = _slabs(x, H, W, fc1_weight, convolved, buffers=1 + halo)
@@ -135,7 +142,7 @@ def forward(
 
 
 def backward(
-    kernels: Kernels,
+    make_kernels: MakeKernels,
     dresult: Tensor,
     x: Tensor,
     H: int,
@@ -143,9 +150,13 @@ def backward(
     fc1_weight: Tensor,
     fc1_bias: Tensor | None,
     dw_weight: Tensor | None,
+    dw_bias: Tensor | None,
     fc2_weight: Tensor,
+    activation: str,
+    relu_before_conv: bool,
 ) -> tuple[Tensor, ...]:
     """The gradients, as feed_forward_backward has them."""
+    kernels = make_kernels(fc1_weight, dw_weight, dw_bias, activation, relu_before_conv)
     dtype, D = x.dtype, len(fc1_weight)
     convolved = dw_weight is not None
     halo = int(convolved)

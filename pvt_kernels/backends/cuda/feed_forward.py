@@ -3,6 +3,8 @@ csrc/cuda/feed_forward_kernels.cu, a slab of the map at a time."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
 from pvt_kernels._C import cuda
@@ -10,44 +12,6 @@ from pvt_kernels.backends import slabs
 from pvt_kernels.backends.cuda.tensors import device_and_stream
 from pvt_kernels.backends.slabs import Window
 from pvt_kernels.backends.tensors import aligned_contiguous, dtype_name
-
-
-def forward(
-    x: Tensor,
-    H: int,
-    W: int,
-    fc1_weight: Tensor,
-    fc1_bias: Tensor | None,
-    dw_weight: Tensor | None,
-    dw_bias: Tensor | None,
-    fc2_weight: Tensor,
-    fc2_bias: Tensor | None,
-    activation: str,
-    relu_before_conv: bool,
-) -> Tensor:
-    """The result, as feed_forward_forward has it."""
-    kernels = _Kernels(fc1_weight, dw_weight, dw_bias, activation, relu_before_conv)
-    layers = (fc1_weight, fc1_bias, dw_weight, fc2_weight, fc2_bias)
-    return slabs.forward(kernels, x, H, W, *layers, activation)
-
-
-def backward(
-    dresult: Tensor,
-    x: Tensor,
-    H: int,
-    W: int,
-    fc1_weight: Tensor,
-    fc1_bias: Tensor | None,
-    dw_weight: Tensor | None,
-    dw_bias: Tensor | None,
-    fc2_weight: Tensor,
-    activation: str,
-    relu_before_conv: bool,
-) -> tuple[Tensor, ...]:
-    """The gradients, as feed_forward_backward has them."""
-    kernels = _Kernels(fc1_weight, dw_weight, dw_bias, activation, relu_before_conv)
-    layers = (fc1_weight, fc1_bias, dw_weight, fc2_weight)
-    return slabs.backward(kernels, dresult, x, H, W, *layers)
 
 
 class _Kernels:
@@ -102,3 +66,7 @@ class _Kernels:
         """The addresses of weight and bias, 0 of what is not there."""
         weight, bias = (0 if t is None else t.data_ptr() for t in (self._weight, self._bias))
         return weight, bias
+
+
+forward = partial(slabs.forward, _Kernels)
+backward = partial(slabs.backward, _Kernels)

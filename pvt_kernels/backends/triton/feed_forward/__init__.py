@@ -3,7 +3,7 @@ backward.py, a slab of the map at a time; reference.py has the formulas."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -16,44 +16,6 @@ from pvt_kernels.backends.triton.feed_forward.backward import dc_launch, dh_laun
 from pvt_kernels.backends.triton.feed_forward.forward import forward_launch
 from pvt_kernels.backends.triton.launch import Gpu, Launch, gpu_of, padded
 from pvt_kernels.backends.triton.plan import Plan, placeholder, plan
-
-
-def forward(
-    x: Tensor,
-    H: int,
-    W: int,
-    fc1_weight: Tensor,
-    fc1_bias: Tensor | None,
-    dw_weight: Tensor | None,
-    dw_bias: Tensor | None,
-    fc2_weight: Tensor,
-    fc2_bias: Tensor | None,
-    activation: str,
-    relu_before_conv: bool,
-) -> Tensor:
-    """The result, as feed_forward_forward has it."""
-    kernels = _Kernels(fc1_weight, dw_weight, dw_bias, activation, relu_before_conv)
-    layers = (fc1_weight, fc1_bias, dw_weight, fc2_weight, fc2_bias)
-    return slabs.forward(kernels, x, H, W, *layers, activation)
-
-
-def backward(
-    dresult: Tensor,
-    x: Tensor,
-    H: int,
-    W: int,
-    fc1_weight: Tensor,
-    fc1_bias: Tensor | None,
-    dw_weight: Tensor | None,
-    dw_bias: Tensor | None,
-    fc2_weight: Tensor,
-    activation: str,
-    relu_before_conv: bool,
-) -> tuple[Tensor, ...]:
-    """The gradients, as feed_forward_backward has them."""
-    kernels = _Kernels(fc1_weight, dw_weight, dw_bias, activation, relu_before_conv)
-    layers = (fc1_weight, fc1_bias, dw_weight, fc2_weight)
-    return slabs.backward(kernels, dresult, x, H, W, *layers)
 
 
 class Form(NamedTuple):
@@ -197,3 +159,7 @@ def _conv(form: Form) -> tuple[Tensor | None, Tensor | None]:
 
 def _given(*tensors: Tensor | None) -> list[Tensor]:
     return [t for t in tensors if t is not None]
+
+
+forward = partial(slabs.forward, _Kernels)
+backward = partial(slabs.backward, _Kernels)
