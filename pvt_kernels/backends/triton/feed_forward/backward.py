@@ -163,7 +163,7 @@ def depthwise_dc_kernel(
     mask = (o_w < W)[:, None] & m_d[None, :]
     end = tl.minimum(first + walked, rows)
     o_token = (image * rows + first) * W + o_w
-    p_dc = dc + o_token[:, None] * pitch + o_d[None, :]
+    o_dc = o_token[:, None] * pitch + o_d[None, :]
     b_zero = tl.zeros((BLOCK_W, BLOCK_D), tl.float32)
     if CONV:
         b_t0, b_t1, b_t2 = load_taps(weight, 0, o_d, D)
@@ -175,9 +175,8 @@ def depthwise_dc_kernel(
         row = first + before
         t0, t1, t2 = load_row(h, image, row - 1, height, o_w, o_d, W, D, pitch, RELU_BEFORE)
         m0, m1, m2 = load_row(h, image, row, height, o_w, o_d, W, D, pitch, RELU_BEFORE)
-        own_rows = rows - above - below
-        o_own = (image * own_rows + first - above) * W + o_w
-        p_a = a + o_own[:, None] * pitch + o_d[None, :]
+        # a has the same tokens but for those above and below
+        p_a = a - (image * (above + below) + above) * W * pitch
         s_t0, s_t1, s_t2 = b_zero, b_zero, b_zero
         s_m0, s_m1, s_m2 = b_zero, b_zero, b_zero
         s_b0, s_b1, s_b2 = b_zero, b_zero, b_zero
@@ -188,18 +187,17 @@ def depthwise_dc_kernel(
             b_c = b_bias + b_t0 * t0 + b_t1 * t1 + b_t2 * t2
             b_c += b_m0 * m0 + b_m1 * m1 + b_m2 * m2
             b_c += b_b0 * b0 + b_b1 * b1 + b_b2 * b2
-            b_da = tl.load(p_dc, mask=mask, other=0.0).to(tl.float32)
+            b_da = tl.load(dc + o_dc, mask=mask, other=0.0).to(tl.float32)
             b_a, b_dc = _activation_backward(b_c, b_da, GELU)
-            tl.store(p_dc, b_dc.to(dc.dtype.element_ty), mask=mask)
+            tl.store(dc + o_dc, b_dc.to(dc.dtype.element_ty), mask=mask)
             own = (y >= above) & (y < rows - below)
-            tl.store(p_a, b_a.to(a.dtype.element_ty), mask=mask & own)
+            tl.store(p_a + o_dc, b_a.to(a.dtype.element_ty), mask=mask & own)
             b_dc = tl.where(own, b_dc, 0.0)
             s_t0, s_t1, s_t2 = s_t0 + b_dc * t0, s_t1 + b_dc * t1, s_t2 + b_dc * t2
             s_m0, s_m1, s_m2 = s_m0 + b_dc * m0, s_m1 + b_dc * m1, s_m2 + b_dc * m2
             s_b0, s_b1, s_b2 = s_b0 + b_dc * b0, s_b1 + b_dc * b1, s_b2 + b_dc * b2
             s_bias += b_dc
-            p_dc += W * pitch
-            p_a += W * pitch
+            o_dc += W * pitch
             t0, t1, t2 = m0, m1, m2
             m0, m1, m2 = b0, b1, b2
         p_sums = sums + i_part.to(tl.int64) * CONV_SUMS * pitch + o_d
@@ -214,6 +212,7 @@ def depthwise_dc_kernel(
         _add(p_sums + 8 * pitch, s_b2, m_d)
         _add(p_sums + 9 * pitch, s_bias, m_d)
     else:
+        p_dc = dc + o_dc
         p_h = h + o_token[:, None] * pitch + o_d[None, :]
         p_a = a + o_token[:, None] * pitch + o_d[None, :]
         s_bias = b_zero
