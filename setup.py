@@ -34,6 +34,19 @@ def find_ninja() -> str:
     return ninja
 
 
+def pybind11_package(folder: Path) -> Path:
+    """Where CMake finds pybind11: a copy in the build folder, whose time stamps stay.
+
+    Each isolated build has it elsewhere and anew, and all that includes it would be compiled again.
+    """
+    source, copy = Path(pybind11.__file__).parent, folder / "pybind11"
+    program = str(Path(cmake.CMAKE_BIN_DIR, "cmake"))
+    for part in ("include", "share/cmake"):
+        command = (program, "-E", "copy_directory_if_different", source / part, copy / part)
+        subprocess.run(command, check=True)
+    return copy / "share/cmake/pybind11"
+
+
 class CMakeBuild(build_ext):
     def run(self) -> None:
         super().run()
@@ -52,7 +65,7 @@ class CMakeBuild(build_ext):
             f"-DCMAKE_BUILD_TYPE={build_type}",
             f"-DCMAKE_MAKE_PROGRAM={find_ninja()}",
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-Dpybind11_DIR={pybind11_package(folder)}",
         ]
         subprocess.run(configure, check=True)
         subprocess.run([program, "--build", str(folder)], check=True)

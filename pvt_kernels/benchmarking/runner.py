@@ -191,6 +191,7 @@ def _check_and_time(
         suite.seconds,
         rounds,
         optional=[contender.name for contender in timed if contender.kind == NAIVE],
+        rounds_far_behind=1 if suite.quick else ROUNDS_FAR_BEHIND,
     )
     for name, needed in given_up.items():
         measurements[name].end(NOT_RUN, f"would take {needed:.0f} s for {rounds} rounds")

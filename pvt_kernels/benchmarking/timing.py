@@ -61,11 +61,12 @@ def interleave(
     budget_s: float,
     minimum_rounds: int,
     optional: Sequence[str] = (),
+    rounds_far_behind: int = ROUNDS_FAR_BEHIND,
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Run every measure once a round until the budget is spent, at least `minimum_rounds` times.
 
     It ends before the budget where the spreads of all are small. Who is FAR_BEHIND after
-    ROUNDS_FAR_BEHIND rounds has no more of them.
+    `rounds_far_behind` rounds has no more of them.
 
     Args:
         measures: for each contender a function that runs it once and returns its seconds; each
@@ -74,6 +75,7 @@ def interleave(
         minimum_rounds: rounds that run whatever the budget is.
         optional: contenders that are given up after a first run by which all rounds of it would
             take longer than LONGEST_S.
+        rounds_far_behind: rounds that everyone has.
 
     Returns:
         Each contender's samples: the i-th are of the same round. And of those given up, which have
@@ -100,7 +102,7 @@ def interleave(
             samples |= {name: [] for name in given_up}
             active = [name for name in active if name not in given_up]
         index += 1
-        if index == ROUNDS_FAR_BEHIND:
+        if index == rounds_far_behind:
             active = [name for name in active if not far_behind(name, samples)]
     return samples, given_up
 

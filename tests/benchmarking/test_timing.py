@@ -34,10 +34,11 @@ def test_rounds_end_early_where_all_spreads_are_small():
     assert {len(s) for s in samples.values()} == {timing.MOST_ROUNDS}
 
 
-def test_who_is_far_behind_has_few_rounds():
+@pytest.mark.parametrize("rounds", [timing.ROUNDS_FAR_BEHIND, 1])
+def test_who_is_far_behind_has_few_rounds(rounds):
     measures = {"a": lambda: 1.0, "b": lambda: 4.9, "c": lambda: 5.1}
-    samples, _ = timing.interleave(measures, budget_s=0.0, minimum_rounds=7)
-    expected = {"a": 7, "b": 7, "c": timing.ROUNDS_FAR_BEHIND}
+    samples, _ = timing.interleave(measures, 0.0, minimum_rounds=7, rounds_far_behind=rounds)
+    expected = {"a": 7, "b": 7, "c": rounds}
     assert {name: len(s) for name, s in samples.items()} == expected
 
 
