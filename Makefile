@@ -35,7 +35,7 @@ help:  ## list the targets
 venv: $(installed)  ## install everything, in place, into the active environment or else .venv
 
 test: $(installed)  ## run the tests, in a process a core
-	$(python) -m pytest tests --numprocesses logical --dist loadfile
+	$(python) -m pytest tests --numprocesses logical --dist loadfile --no-loadscope-reorder
 
 test-thorough: $(installed) $(old_cuda)/installed $(disassembler)/installed  ## run the tests that take long
 	$(python) -m pytest tests -m thorough --numprocesses logical --dist loadfile
@@ -43,6 +43,7 @@ test-thorough: $(installed) $(old_cuda)/installed $(disassembler)/installed  ## 
 
 test-nightly: $(installed) $(old_cuda)/installed  ## run the tests that only a night has time for
 	$(python) -m pytest tests -m nightly --numprocesses logical --dist loadfile
+	$(python) -m tests.cpu_paths amx_bf16
 
 fuzz: $(installed)  ## run the fuzzes' 500 cases each, or CASES=N; PVT_KERNELS_FUZZ_SEED is the first
 	PVT_KERNELS_FUZZ_CASES=$(or $(CASES),500) $(python) -m pytest tests/fuzz -m thorough \

@@ -343,7 +343,7 @@ print(status.code, status.message.decode())
 @pytest.mark.parametrize(
     ("treat_as", "instruction", "machine_instruction"),
     [
-        ("70", "mma.sync.aligned.m8n8k4", "HMMA.884"),
+        pytest.param("70", "mma.sync.aligned.m8n8k4", "HMMA.884", marks=pytest.mark.nightly),
         ("75", "mma.sync.aligned.m16n8k8", "HMMA.1688"),
     ],
 )

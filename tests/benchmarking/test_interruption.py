@@ -56,7 +56,7 @@ def text_of(folder, name):
     return (folder / name).read_text()
 
 
-@pytest.mark.parametrize("ended", [1, 3])
+@pytest.mark.parametrize("ended", [pytest.param(1, marks=pytest.mark.nightly), 3])
 def test_a_benchmark_ends_with_what_it_has(ended, tmp_path):
     """After the first case, and in the memory sweep, which runs in processes of its own."""
     process = start(tmp_path, "-m", "pvt_kernels", *BENCH, "--output=run")

@@ -23,9 +23,7 @@ def in_slabs(monkeypatch, tokens):
     monkeypatch.setattr(slabs, "slab_tokens", lambda *_: tokens)
 
 
-@pytest.mark.parametrize(
-    ("rows", "dtype"), [(1, torch.float32), (2, torch.float16), (3, torch.float32)], ids=str
-)
+@pytest.mark.parametrize(("rows", "dtype"), [(1, torch.float32), (2, torch.float16)], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_slabs_of_few_rows(case, rows, dtype, monkeypatch):
     in_slabs(monkeypatch, rows * case.W)

@@ -82,7 +82,9 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(shapes_data, tmp_pa
     assert_resumes(shapes_data, tmp_path, uninterrupted)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)]
+)
 def test_a_run_whose_whole_group_is_signalled_saves_its_last_step(
     number, shapes_data, tmp_path, uninterrupted
 ):
@@ -102,6 +104,7 @@ def test_a_run_whose_whole_group_is_signalled_saves_its_last_step(
     assert_resumes(shapes_data, tmp_path, uninterrupted)
 
 
+@pytest.mark.nightly
 def test_two_processes_stop_together_and_one_goes_on(shapes_data, tmp_path, uninterrupted):
     """Under torchrun, which passes signals on to its processes' groups."""
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pvt_kernels"]
