@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import pvt_kernels
+from pvt_kernels.integrations import transformers_segformer_head
 
 from .checks import assert_patch_keeps_results, output, patched_names, with_lively_weights
 
@@ -153,6 +154,46 @@ def test_attention_dropout_runs_the_modules_own_forward_in_training():
     assert not torch.equal(outputs(False), expected[False])
     torch.testing.assert_close(outputs(False), expected[False])
     assert head.training is False
+
+
+@pytest.mark.parametrize("band", [1, 100, 10**6])
+@pytest.mark.parametrize("size", [(64, 96), (96, 64), (100, 80)])
+def test_segformers_head_by_bands(size, band, monkeypatch):
+    monkeypatch.setattr(transformers_segformer_head, "BAND", band)
+    model = with_lively_weights(segformer(**SMALL)).eval()
+    x = torch.randn(2, 3, *size)
+    calls = []
+    with torch.no_grad():
+        expected = model(x).logits
+        pvt_kernels.patch(model)
+        monkeypatch.setattr(
+            transformers_segformer_head,
+            "_upsampled_rows",
+            lambda *a, call=transformers_segformer_head._upsampled_rows: (
+                calls.append(a) or call(*a)
+            ),
+        )
+        actual = model(x).logits
+    torch.testing.assert_close(actual, expected)
+    assert actual.is_contiguous()
+    # 100 is no multiple of what the maps are of
+    assert bool(calls) == (size[0] != 100)
+    # with gradients the maps are there as a whole
+    count = len(calls)
+    torch.testing.assert_close(model(x).logits, expected)
+    assert len(calls) == count
+
+
+@pytest.mark.parametrize("part", ["batch_norm", "activation", "dropout", "classifier"])
+def test_who_listens_behind_segformers_sums_hears_one_call(part):
+    model = segformer(**SMALL).eval()
+    pvt_kernels.patch(model)
+    heard = []
+    getattr(model.decode_head, part).register_forward_hook(lambda m, i, o: heard.append(o.shape))
+    with torch.no_grad():
+        model(torch.randn(1, 3, 64, 64))
+    (shape,) = heard
+    assert shape[2:] == (16, 16)
 
 
 def test_hooks_inside_still_fire():
