@@ -11,7 +11,15 @@ from rich.console import Console
 
 from pvt_kernels import arguments, models
 from pvt_kernels.benchmarking import environment, info, study
-from pvt_kernels.benchmarking.cases import DTYPES, QUICK_SIZE, Suite, patched_suite, suite
+from pvt_kernels.benchmarking.cases import (
+    BENCH_KINDS,
+    DTYPES,
+    OWN_SUBJECTS,
+    QUICK_SIZE,
+    Suite,
+    patched_suite,
+    suite,
+)
 from pvt_kernels.benchmarking.live_models import LIVE_MODELS
 from pvt_kernels.benchmarking.model import GPU_MODELS, print_model
 from pvt_kernels.benchmarking.plots import write_plots
@@ -24,6 +32,10 @@ from pvt_kernels.benchmarking.shapes import STAGES, parse_size
 from pvt_kernels.benchmarking.timing import rates
 
 RUNS_FOLDER = Path("benchmarks/runs")
+PATCHED_SIZES = (
+    "1024x1024 of the SegFormers, 800x1216 of the others, and 224x224, 384x384 and 512x512 of all "
+    "but this package's own"
+)
 # linear SRA pools to 7 x 7: the peers compute another layer
 MODELS = tuple(name for name in models.names() if not name.endswith("linear"))
 
@@ -36,8 +48,11 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
         sizes=options.sizes,
         stages=options.stages,
         models=options.models,
+        kinds=options.only,
         batch=options.batch,
     )
+    if not chosen.cases:
+        raise ValueError(f"--only: given {' '.join(options.only)}, which the quick form leaves out")
     _run_and_write(chosen, _of(chosen), ("results.json", "table.md"), options, console)
 
 
@@ -51,10 +66,7 @@ def _bench_patch(options: argparse.Namespace, console: Console) -> None:
         batch=options.batch,
     )
     if not chosen.cases:
-        raise ValueError(
-            "sizes: no model is measured at these; accepted 512x512 and 1024x1024 of the "
-            "SegFormers and 800x1216 of the others"
-        )
+        raise ValueError(f"sizes: no such model is measured at these; accepted {PATCHED_SIZES}")
     _run_and_write(chosen, _of(chosen), ("patched.json", "patched.md"), options, console)
 
 
@@ -136,7 +148,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "bench",
         help="time and memory of attention layers and backbones",
         description="Compares naive attention, published, SDPA and compiled SRA, and this "
-        "package's backends. Takes over an hour on two cores; --quick two minutes.",
+        "package's backends, and likewise the feed-forward networks and whole backbones. Takes two "
+        "hours on two cores; --quick two minutes.",
     )
     command.set_defaults(run=_bench)
     _add_common(
@@ -148,22 +161,30 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         default_models="pvt_tiny pvt_small pvt_v2_b2",
     )
     _add_stages(command)
+    command.add_argument(
+        "--only",
+        nargs="+",
+        choices=BENCH_KINDS,
+        metavar="WHAT",
+        help=f"of {_listed(BENCH_KINDS)}; default all",
+    )
     command.add_argument("--model", type=_moved_to_roofline, help=argparse.SUPPRESS)
 
     command = commands.add_parser(
         "bench-patch",
-        help="other libraries' models before and after patch()",
-        description="Compares timm's and transformers' models as they are with the same ones "
-        "patched, forward and training step. Takes about 40 minutes on two cores; --quick one.",
+        help="whole models: other libraries' before and after patch(), and this package's",
+        description="Compares timm's and transformers' models as they are, also compiled where the "
+        "images are large, with the same ones patched, and this package's PVT and PVTv2 with those "
+        "of PyTorch's layers: forward and training step. Takes about two hours on two cores; "
+        "--quick one minute.",
     )
     command.set_defaults(run=_bench_patch)
     _add_common(
         command,
         quick="segformer_b0 at 512x512",
         dtypes="fp32",
-        sizes="512x512 and 1024x1024 of the SegFormers, 800x1216 of the others, which are all "
-        "that are accepted",
-        models=tuple(LIVE_MODELS),
+        sizes=f"{PATCHED_SIZES}, which are all that are accepted",
+        models=(*LIVE_MODELS, *(name for name, _ in OWN_SUBJECTS)),
         default_models="all",
     )
 
@@ -204,9 +225,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "publish",
         help="make a complete run the one that the README shows",
-        description="Copies a run of bench whose rows have enough rounds below "
-        "benchmarks/results, under the machine's name, and writes the README's section of results "
-        "anew.",
+        description="Copies the samples of a run whose rows have enough rounds below "
+        "benchmarks/results, under the machine's name, and writes tables, plots and the README's "
+        "section of results anew. What the run lacks stays as it was published.",
     )
     command.set_defaults(run=_publish)
     command.add_argument(

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from pvt_kernels import backends
 from pvt_kernels.benchmarking.accuracy import attention_oracle
-from pvt_kernels.benchmarking.shapes import STAGES, LayerShape
+from pvt_kernels.benchmarking.shapes import HIDDEN_RATIOS, STAGES, FeedForwardShape, LayerShape
 from pvt_kernels.layers import SRAttention
+from pvt_kernels.models.blocks import ConvMlp, Mlp
 from pvt_kernels.ops.attention import attention
 
 NAIVE, EAGER, SDPA, COMPILED, PACKAGE = "naive", "eager", "sdpa", "compiled", "package"
@@ -53,9 +54,20 @@ NAIVE_MHA = Contender("naive MHA", NAIVE)
 EAGER_SRA = Contender("eager SRA", EAGER)
 PEERS = (EAGER_SRA, Contender("SDPA SRA", SDPA), Contender("compiled SRA", COMPILED))
 PEER_NAMES = tuple(peer.name for peer in PEERS)
+# of a feed-forward network
+FEED_FORWARD_PEERS = (Contender("eager", EAGER), Contender("compiled", COMPILED))
 # of a live model of another library
-UNPATCHED = (Contender("unpatched, eager", EAGER), Contender("unpatched, SDPA", SDPA))
+UNPATCHED = (
+    Contender("unpatched, eager", EAGER),
+    Contender("unpatched, SDPA", SDPA),
+    Contender("unpatched, compiled", COMPILED),
+)
 UNPATCHED_NAMES = tuple(peer.name for peer in UNPATCHED)
+ALL_PEER_NAMES = (
+    *PEER_NAMES,
+    *(peer.name for peer in FEED_FORWARD_PEERS),
+    *UNPATCHED_NAMES,
+)
 
 
 class PlainSRAttention(nn.Module):
@@ -172,8 +184,48 @@ def build_oracle_layer(
     return _with_state(layer, {key: state[key].double() for key in kept})
 
 
+def build_feed_forward(
+    contender: Contender, shape: FeedForwardShape, state: dict[str, Tensor]
+) -> nn.Module:
+    """The contender's feed-forward network, module(x, H, W), with the weights of `state`."""
+    network = _with_state(_feed_forward(shape), state)
+    if contender.kind == PACKAGE:
+        return network
+    network = layer_by_layer(network)
+    if contender.kind == COMPILED:
+        return torch.compile(network, dynamic=False, fullgraph=True)
+    return network
+
+
+def runs_feed_forward(contender: Contender, x: Tensor) -> bool:
+    """Whether a contender's feed-forward networks are this package's kernels, for tokens like x."""
+    if contender.kind != PACKAGE:
+        return False
+    with contender.context():
+        chosen = {backends.decide(c).backend for c in feed_forward_calls(x.device, x.dtype)}
+    return not chosen & {"sdpa", "reference"}
+
+
+def layer_by_layer(model: nn.Module) -> nn.Module:
+    """The model, its feed-forward networks by PyTorch's layers: this package's op is no peer's."""
+    for module in model.modules():
+        if isinstance(module, Mlp):
+            module.forward = module.layer_by_layer
+    return model
+
+
+def _feed_forward(shape: FeedForwardShape) -> Mlp:
+    sizes = (shape.dim, shape.hidden)
+    return ConvMlp(*sizes, drop=0.0, relu=False) if shape.convolved else Mlp(*sizes, drop=0.0)
+
+
+def seeded_feed_forward_state(shape: FeedForwardShape, seed: int = 0) -> dict[str, Tensor]:
+    """As `seeded_state`, for a feed-forward network."""
+    return _seeded(_feed_forward(shape), seed)
+
+
 def _with_state(layer: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    weight = state["q.weight"]
+    weight = next(iter(state.values()))
     layer = layer.to(device=weight.device, dtype=weight.dtype)
     layer.load_state_dict(state)
     return layer.eval()
@@ -185,8 +237,11 @@ def seeded_state(shape: LayerShape, seed: int = 0) -> dict[str, Tensor]:
     Of unit gain, so that logits differ by about one: with a fresh model's small weights every
     softmax would be nearly uniform, and errors in it nearly invisible.
     """
+    return _seeded(PlainSRAttention(shape.dim, shape.heads, shape.sr_ratio, eager_core), seed)
+
+
+def _seeded(layer: nn.Module, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    layer = PlainSRAttention(shape.dim, shape.heads, shape.sr_ratio, eager_core)
     state = {}
     for name, tensor in layer.state_dict().items():
         noise = torch.randn(tensor.shape, generator=generator)
@@ -205,25 +260,46 @@ def contenders(device: torch.device, dtype: torch.dtype) -> list[Contender]:
     The backend "reference" is there for tests and takes no part, and "sdpa" computes what the peer
     of that name does.
     """
-    decisions = [backends.decide(inputs) for inputs in _package_calls(device, dtype)]
-    chosen = sorted({str(decision.backend) for decision in decisions})
+    return [NAIVE_MHA, *PEERS, *_package(_layer_calls(device, dtype))]
+
+
+def feed_forward_contenders(device: torch.device, dtype: torch.dtype) -> list[Contender]:
+    """The peers, and this package in the same way."""
+    return [*FEED_FORWARD_PEERS, *_package(feed_forward_calls(device, dtype))]
+
+
+def _package(calls: list[backends.Inputs]) -> list[Contender]:
+    """As it chooses for these calls, and on each other backend that can run them all."""
+    chosen = sorted({str(backends.decide(inputs).backend) for inputs in calls})
     package = [Contender("pvt_kernels", PACKAGE, note=f"backend {', '.join(chosen)}")]
     for name in backends.BACKEND_NAMES:
         if name in ("reference", "sdpa") or chosen == [name]:
             continue
-        if not backend_reasons(name, device, dtype):
+        if not _reasons(name, calls):
             package.append(Contender(f"pvt_kernels[{name}]", PACKAGE, name))
-    return [NAIVE_MHA, *PEERS, *package]
+    return package
 
 
 def backend_reasons(name: str, device: torch.device, dtype: torch.dtype) -> list[str]:
     """Why a backend can't run PVT's four stages on a device; empty if it can."""
-    decisions = [backends.decide(inputs) for inputs in _package_calls(device, dtype)]
+    return _reasons(name, _layer_calls(device, dtype))
+
+
+def _reasons(name: str, calls: list[backends.Inputs]) -> list[str]:
+    decisions = [backends.decide(inputs) for inputs in calls]
     return list(dict.fromkeys(reason for d in decisions for reason in d.reasons[name]))
 
 
-def _package_calls(device: torch.device, dtype: torch.dtype) -> list[backends.Inputs]:
-    """What PVT's four stages call."""
+def feed_forward_calls(device: torch.device, dtype: torch.dtype) -> list[backends.Inputs]:
+    """What the feed-forward networks of PVT's four stages call."""
+    return [
+        backends.FeedForwardInputs(device, dtype, dim, HIDDEN_RATIOS[stage] * dim, dropout=False)
+        for stage, (dim, *_) in STAGES.items()
+    ]
+
+
+def _layer_calls(device: torch.device, dtype: torch.dtype) -> list[backends.Inputs]:
+    """What the attention layers of PVT's four stages call."""
     calls: list[backends.Inputs] = []
     for dim, heads, sr_ratio, _ in STAGES.values():
         calls.append(backends.AttentionInputs(device, dtype, dim // heads, dropout=False))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pvt_kernels.benchmarking.contenders import (
+    COMPILED,
     EAGER,
     PACKAGE,
     SDPA,
@@ -24,7 +25,9 @@ from pvt_kernels.benchmarking.needs import BlockShape, backbone_growth
 from pvt_kernels.benchmarking.shapes import STAGES, LayerShape, Size
 from pvt_kernels.integrations import patch
 
-# of the SegFormers and of pvt_v2_b2, as of PVT
+# of images, from which on an unpatched model is compiled too: it takes a minute
+LEAST_COMPILED_PIXELS = 800 * 800
+# of the SegFormers and of pvt_v2, as of PVT
 HEADS = (1, 2, 5, 8)
 SR_RATIOS = (8, 4, 2, 1)
 WIDTHS = tuple(dim for dim, *_ in STAGES.values())
@@ -39,6 +42,7 @@ class LiveModel:
         output: the attribute of its result; None if that is the tensor.
         cores: EAGER, SDPA or both: how its attention is computed without a patch.
         widths, depths, mlp_ratios: of its four stages.
+        convolved: whether the feed-forward networks have a convolution.
         head_width: channels of a decode head at the largest map, 0 if there is none.
         training_check_size: at which gradients of larger images are checked, since the fp64
             oracle would not fit; None if the model has one size.
@@ -50,20 +54,35 @@ class LiveModel:
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     mlp_ratios: tuple[int, ...]
+    convolved: bool
     head_width: int = 0
     training_check_size: Size | None = None
 
-    def contenders(self) -> list[Contender]:
+    def contenders(self, size: Size) -> list[Contender]:
         """Unpatched in every way that the library has, and patched."""
-        return [*(c for c in UNPATCHED if c.kind in self.cores), Contender("patched", PACKAGE)]
+        large = size[0] * size[1] >= LEAST_COMPILED_PIXELS
+        kinds = (*self.cores, COMPILED) if large else self.cores
+        return [*(c for c in UNPATCHED if c.kind in kinds), Contender("patched", PACKAGE)]
 
     def growth(
-        self, kind: str, size: Size, batch: int, dtype: torch.dtype, parameters: int, backward: bool
+        self,
+        kind: str,
+        hidden: bool,
+        size: Size,
+        batch: int,
+        dtype: torch.dtype,
+        parameters: int,
+        backward: bool,
     ) -> int:
-        """Bytes that a call needs beyond weights and input, by the formula."""
+        """Bytes that a call needs beyond weights and input, by the formula.
+
+        `hidden`: whether the hidden layers of the feed-forward networks exist as a whole.
+        """
         blocks = [
             BlockShape(
-                LayerShape(C, heads, R, size[0] // stride, size[1] // stride, batch), ratio * C
+                LayerShape(C, heads, R, size[0] // stride, size[1] // stride, batch),
+                ratio * C if hidden else 0,
+                self.convolved,
             )
             for C, heads, R, stride, depth, ratio in zip(
                 self.widths, HEADS, SR_RATIOS, (4, 8, 16, 32), self.depths, self.mlp_ratios,
@@ -118,11 +137,14 @@ def smooth_activations(model: nn.Module) -> Iterator[None]:
 
 
 def contender_model(model: nn.Module, contender: Contender) -> nn.Module:
-    """The model as the contender has it; changed in place."""
+    """The model as the contender has it; it is changed itself."""
     if contender.kind == PACKAGE:
         patch(model)
-    else:
-        use_core(model, contender.kind)
+        return model
+    if contender.kind == COMPILED:
+        use_core(model, SDPA)
+        return torch.compile(model, dynamic=False)
+    use_core(model, contender.kind)
     return model
 
 
@@ -135,11 +157,22 @@ def _segformer(depths: tuple[int, ...], widths: tuple[int, ...], head: int) -> L
         )  # fmt: skip
         return transformers.SegformerForSemanticSegmentation(config)
 
-    return LiveModel(build, "logits", (EAGER, SDPA), widths, depths, (4, 4, 4, 4), head, (512, 512))
+    return LiveModel(
+        build, "logits", (EAGER, SDPA), widths, depths, (4, 4, 4, 4), True, head, (512, 512)
+    )
 
 
-def _timm_pvt_v2_b2(size: Size) -> nn.Module:
-    return require("timm").create_model("pvt_v2_b2")
+def _timm(
+    name: str,
+    widths: tuple[int, ...],
+    depths: tuple[int, ...],
+    mlp_ratios: tuple[int, ...],
+    convolved: bool,
+) -> LiveModel:
+    def build(size: Size) -> nn.Module:
+        return require("timm").create_model(name)
+
+    return LiveModel(build, None, (EAGER, SDPA), widths, depths, mlp_ratios, convolved)
 
 
 def _transformers_pvt(size: Size) -> nn.Module:
@@ -157,10 +190,12 @@ def _transformers_pvt(size: Size) -> nn.Module:
 LIVE_MODELS = {
     "segformer_b0": _segformer((2, 2, 2, 2), (32, 64, 160, 256), 256),
     "segformer_b2": _segformer((3, 4, 6, 3), WIDTHS, 768),
-    "timm_pvt_v2_b2": LiveModel(
-        _timm_pvt_v2_b2, None, (EAGER, SDPA), WIDTHS, (3, 4, 6, 3), (8, 8, 4, 4)
+    "timm_pvt_v2_b0": _timm("pvt_v2_b0", (32, 64, 160, 256), (2, 2, 2, 2), (8, 8, 4, 4), True),
+    "timm_pvt_v2_b2": _timm("pvt_v2_b2", WIDTHS, (3, 4, 6, 3), (8, 8, 4, 4), True),
+    "timm_twins_svt_small": _timm(
+        "twins_svt_small", (64, 128, 256, 512), (2, 2, 10, 4), (4,) * 4, False
     ),
     "transformers_pvt": LiveModel(
-        _transformers_pvt, "last_hidden_state", (EAGER,), WIDTHS, (2, 2, 2, 2), (8, 8, 4, 4)
+        _transformers_pvt, "last_hidden_state", (EAGER,), WIDTHS, (2, 2, 2, 2), (8, 8, 4, 4), False
     ),
 }

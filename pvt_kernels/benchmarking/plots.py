@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pvt_kernels.benchmarking.cases import (
     BACKBONE,
     CORE,
+    FEED_FORWARD,
     FORWARD,
     LAYER,
     MEMORY,
@@ -17,7 +18,13 @@ from pvt_kernels.benchmarking.cases import (
     TRAINING,
     Case,
 )
-from pvt_kernels.benchmarking.contenders import NAIVE, NAIVE_MHA, PEER_NAMES, UNPATCHED_NAMES
+from pvt_kernels.benchmarking.contenders import (
+    FEED_FORWARD_PEERS,
+    NAIVE,
+    NAIVE_MHA,
+    PEER_NAMES,
+    UNPATCHED_NAMES,
+)
 from pvt_kernels.benchmarking.extras import require
 from pvt_kernels.benchmarking.needs import layer_growth
 from pvt_kernels.benchmarking.report import format_ms
@@ -37,7 +44,8 @@ if TYPE_CHECKING:
 COLOURS = {
     NAIVE_MHA.name: "#9aa0a6",
     **dict(zip(PEER_NAMES, ("#e69f00", "#56b4e9", "#cc79a7"), strict=True)),
-    **dict(zip(UNPATCHED_NAMES, ("#e69f00", "#56b4e9"), strict=True)),
+    **dict(zip(UNPATCHED_NAMES, ("#e69f00", "#56b4e9", "#cc79a7"), strict=True)),
+    **{p.name: c for p, c in zip(FEED_FORWARD_PEERS, ("#e69f00", "#cc79a7"), strict=True)},
     "ViT-Small/16 (timm)": "#cc79a7",
     "ResNet-50 (timm)": "#e69f00",
 }
@@ -65,7 +73,8 @@ def write_plots(results: Results, folder: Path) -> list[Path]:
     """
     require("matplotlib").use("Agg")
     figures: dict[str, Figure] = {}
-    for kind, stem in ((CORE, "cores"), (LAYER, "stages"), (BACKBONE, "backbones")):
+    stems = {CORE: "cores", LAYER: "stages", FEED_FORWARD: FEED_FORWARD, BACKBONE: "backbones"}
+    for kind, stem in stems.items():
         for (dtype, size), group in _grouped(results.of(kind), lambda c: (c.dtype, c.size)):
             name = f"{stem}-{format_size(size)}-{dtype}"
             figures[name] = _bar_figure(group, results.environment["device"], memory=False)
@@ -190,6 +199,7 @@ def _bar_title(case: Case, device: str, memory: bool) -> str:
     subjects = {
         CORE: f"The attention alone of PVT's layers{at}",
         LAYER: f"Attention layers of PVT{at}",
+        FEED_FORWARD: f"Feed-forward networks of PVT and PVTv2{at}",
         BACKBONE: f"Backbones{at}",
         PATCHED: "Other libraries' models before and after patch()",
     }

@@ -10,15 +10,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn
 from rich.table import Column
 
-from pvt_kernels.benchmarking.cases import CORE, LAYER, MEMORY, SCALE, Case, Suite, rough_flops
+from pvt_kernels.benchmarking.cases import (
+    CORE,
+    FEED_FORWARD,
+    LAYER,
+    MEMORY,
+    SCALE,
+    Case,
+    Suite,
+    rough_flops,
+)
 from pvt_kernels.benchmarking.results import Measurement, Results
 from pvt_kernels.benchmarking.runner import Progress as Told
 
 # A first guess, which each case that ends corrects.
 # calls of a round, and before the rounds, as multiples of one at the rate of matrix products
 CALLS_A_ROUND, CALLS_BEFORE = 6, 15
-# to compile a layer and its backward; to measure in a fresh process
-COMPILE_S, PROCESSES_S = 5.0, 4.0
+# to compile a layer and its backward, and a model, more than once; to measure in a fresh process
+COMPILE_S, MODEL_COMPILE_S, PROCESSES_S = 5.0, 60.0, 4.0
 
 # (case, what was measured before it, whom to tell what is running)
 Run = Callable[[Case, list[Measurement], Told], list[Measurement]]
@@ -32,11 +41,11 @@ def expected_seconds(case: Case, suite: Suite, gflops: float) -> float:
     """
     if case.kind == MEMORY:
         return PROCESSES_S
-    if case.kind in (CORE, LAYER):
+    if case.kind in (CORE, LAYER, FEED_FORWARD):
         compiling = 0.0 if suite.quick and case.backward else COMPILE_S * (1 + case.backward)
     else:
-        compiling = 0.0 if suite.quick or case.kind == SCALE else 2 * COMPILE_S
-    rounds = suite.rounds if case.kind in (CORE, LAYER) else suite.backbone_rounds
+        compiling = 0.0 if suite.quick or case.kind == SCALE else MODEL_COMPILE_S
+    rounds = suite.rounds if case.kind in (CORE, LAYER, FEED_FORWARD) else suite.backbone_rounds
     call = rough_flops(case) / gflops / 1e9
     timing = max(suite.seconds, rounds * CALLS_A_ROUND * call)
     return CALLS_BEFORE * call + timing + compiling + PROCESSES_S * (case.kind != CORE)

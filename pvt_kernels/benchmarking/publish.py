@@ -45,9 +45,10 @@ SHOWN = (*PEER_NAMES, OWN)
 def publish(run: Path, readme: Path) -> list[Path]:
     """Copy a run's samples below benchmarks/results beside the README, with tables and plots.
 
-    The folder is named after the machine and the code path that its CPU kernels ran; what it had of
-    an older run goes. The README's section between the markers BEGIN and END is written anew: the
-    fastest of all published runs in full, and the ratios of all side by side.
+    The folder is named after the machine and the code path that its CPU kernels ran. Samples that
+    the run lacks stay in it as they were published before; tables and plots are made anew. So is
+    the README's section between the markers BEGIN and END: the fastest of all published runs in
+    full, and the ratios of all side by side.
 
     Returns:
         The files written.
@@ -55,11 +56,18 @@ def publish(run: Path, readme: Path) -> list[Path]:
     Raises:
         ValueError: the run is not complete, or the README has no such section.
     """
-    found = {name: Results.load(run / name) for name in FILES if (run / name).is_file()}
-    if "results.json" not in found:
-        raise ValueError(f"RUN: given {str(run)!r}, accepted a folder with bench's results.json")
-    for name, results in found.items():
+    given = _samples(run)
+    if not given:
+        raise ValueError(f"RUN: given {str(run)!r}, accepted a folder with {', '.join(FILES)}")
+    for name, results in given.items():
         _check_complete(run / name, results)
+    device = next(iter(given.values())).environment["device"]
+    folder = readme.parent / RESULTS_FOLDER / slug(device)
+    found = _samples(folder) | given
+    if "results.json" not in found:
+        raise ValueError(
+            f"RUN: {run} lacks bench's results.json, and none is published in {folder}"
+        )
     results = found["results.json"]
     if not _layers(results):
         raise ValueError(
@@ -73,19 +81,22 @@ def publish(run: Path, readme: Path) -> list[Path]:
         raise ValueError(f"--readme: given {str(readme)!r}, accepted one with {BEGIN} and {END}")
 
     require("matplotlib")  # before the old run goes
-    folder = readme.parent / RESULTS_FOLDER / slug(results.environment["device"])
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     written = []
     for name, of_file in found.items():
         samples, table = folder / name, folder / FILES[name]
-        shutil.copyfile(run / name, samples)
+        of_file.save(samples)
         table.write_text(markdown(of_file), encoding="utf-8")
         written += [samples, table, *write_plots(of_file, folder)]
     section = _section(readme.parent)
     readme.write_text(f"{before}{BEGIN}\n{section}\n{END}{after}", encoding="utf-8")
     return [*written, readme]
+
+
+def _samples(folder: Path) -> dict[str, Results]:
+    return {name: Results.load(folder / name) for name in FILES if (folder / name).is_file()}
 
 
 def _check_complete(path: Path, results: Results) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from pvt_kernels.benchmarking.cases import (
     BACKBONE,
     CORE,
+    FEED_FORWARD,
     FORWARD,
     LAYER,
     MEMORY,
@@ -18,6 +19,7 @@ from pvt_kernels.benchmarking.cases import (
     Case,
 )
 from pvt_kernels.benchmarking.contenders import UNPATCHED_NAMES
+from pvt_kernels.benchmarking.needs import TRAINING_MEMORY
 from pvt_kernels.benchmarking.results import (
     ABOVE_BUDGET,
     OK,
@@ -33,6 +35,7 @@ from pvt_kernels.benchmarking.table import Column, Notes, Table, markdown_table,
 # the ratio is what one looks for, and follows from the times
 CONTENDER = Column("contender", number=False)
 MEDIAN, RATIO, PEAK = Column("ms"), Column("x best"), Column("MB", drop=1)
+LARGEST = Column("largest", drop=2)
 GFLOPS, SHARE = Column("GFLOP/s", drop=2), Column("of peak", drop=2)
 QUARTILES = Column("quartiles, ms", drop=3)
 ROUNDS = Column("rounds", drop=4)
@@ -44,6 +47,7 @@ TIMED_COLUMNS = (
     MEDIAN,
     RATIO,
     PEAK,
+    LARGEST,
     GFLOPS,
     SHARE,
     QUARTILES,
@@ -58,9 +62,11 @@ PATCHED_COLUMNS = (
     Column("", number=False),
     Column("eager"),
     Column("SDPA"),
+    Column("compiled"),
     Column("patched"),
     Column("x best"),
-    Column("MB: eager / SDPA / patched", drop=1),
+    Column("MB: eager / SDPA / compiled / patched", drop=1),
+    Column("largest", drop=2),
 )
 SCALE_COLUMNS = (
     Column("size", number=False),
@@ -75,6 +81,7 @@ SCALE_COLUMNS = (
 HEADINGS = {
     CORE: "Attention alone, as in PVT's layers",
     LAYER: "Attention layers of PVT",
+    FEED_FORWARD: "Feed-forward networks of PVT, and with PVTv2's convolution",
     BACKBONE: "Backbones",
     PATCHED: "Other libraries' models",
 }
@@ -82,6 +89,10 @@ STATISTIC = (
     "ms: the median of all rounds. x best: the ms of the fastest of {peers} by those of the row. "
 )
 MEMORY_NOTE = "MB: peak growth of memory beyond weights and input. "
+LARGEST_NOTE = (
+    f"Largest: side of the largest square image that a step fits in {TRAINING_MEMORY / 1e9:.0f} GB "
+    "with, beyond weights and image, by the formula. "
+)
 ERROR_NOTE = (
     "Error: relative RMS of the tensor nearest to its budget, against {oracle} in fp64; "
     f"{ABOVE_BUDGET}: above its budget, {WRONG}: far beyond any rounding."
@@ -90,13 +101,20 @@ PEERS_NOTE = STATISTIC.format(peers="eager, SDPA and compiled SRA")
 NOTES = {
     CORE: f"Random queries, keys and values. {PEERS_NOTE}{ERROR_NOTE.format(oracle='the formula')}",
     LAYER: PEERS_NOTE + MEMORY_NOTE + ERROR_NOTE.format(oracle="the layer"),
-    BACKBONE: "Feature pyramids, every attention layer swapped for the contender's. "
+    FEED_FORWARD: "Random tokens. "
+    + STATISTIC.format(peers="eager and compiled")
+    + MEMORY_NOTE
+    + ERROR_NOTE.format(oracle="the network"),
+    BACKBONE: "Feature pyramids, every attention layer and feed-forward network the contender's; "
+    "compiled: the whole model. "
     + PEERS_NOTE
     + MEMORY_NOTE
+    + LARGEST_NOTE
     + ERROR_NOTE.format(oracle="the whole model"),
     PATCHED: "Before and after patch(). "
-    + STATISTIC.format(peers="eager and SDPA")
+    + STATISTIC.format(peers="eager, SDPA and compiled")
     + MEMORY_NOTE
+    + LARGEST_NOTE
     + ERROR_NOTE.format(oracle="the unpatched model, with GELU for ReLU, whose gradient jumps,"),
     MEMORY: "MB: peak growth of memory beyond weights and input, of the first layer.",
     SCALE: "Without classifiers, on a photo. G mult-adds: 1e9 multiply-adds of convolutions and "
@@ -208,6 +226,7 @@ def _timed_row(
         _time(m, notes),
         f"{ratio:.2f}" if ratio else "",
         _peak(m),
+        str(m.largest_side or ""),
         f"{m.gflops:.0f}" if m.gflops else "",
         f"{m.gflops / peak:.0%}" if m.gflops and peak else "",
         _quartiles(m),
@@ -262,7 +281,10 @@ def _patched_table(title: str, measurements: list[Measurement]) -> Table:
         ratio = ratio_to_best_peer(found["patched"], group)
         memory = " / ".join(_peak(m) or "-" if m else "-" for m in contenders)
         gain = f"{ratio:.2f}" if ratio else ""
-        rows.append((case.subject, format_size(case.size), short_mode(case), *times, gain, memory))
+        sides = [str(m.largest_side or "-") if m else "-" for m in contenders]
+        largest = " / ".join(sides) if case.backward else ""
+        about_case = (case.subject, format_size(case.size), short_mode(case))
+        rows.append((*about_case, *times, gain, memory, largest))
     return Table(title, PATCHED_COLUMNS, rows, [NOTES[PATCHED], *notes])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pvt_kernels.benchmarking.accuracy import is_wrong, verdict, worst
 from pvt_kernels.benchmarking.cases import Case
-from pvt_kernels.benchmarking.contenders import PEER_NAMES, UNPATCHED_NAMES
+from pvt_kernels.benchmarking.contenders import ALL_PEER_NAMES
 from pvt_kernels.benchmarking.timing import best_peer, quartiles, speedup
 
 OK, FAILED, NOT_RUN = "ok", "failed", "not run"
@@ -30,6 +30,8 @@ class Measurement:
         budgets: the errors allowed.
         flops: by the formula.
         peak_bytes: growth of memory beyond weights and input.
+        largest_side: of the square images that a model can be trained on in
+            needs.TRAINING_MEMORY, by the formula.
         note: what else the reader should know.
     """
 
@@ -42,6 +44,7 @@ class Measurement:
     budgets: dict[str, float] = field(default_factory=dict)
     flops: int | None = None
     peak_bytes: int | None = None
+    largest_side: int | None = None
     note: str | None = None
 
     def end(self, status: str, reason: str) -> None:
@@ -160,7 +163,7 @@ def ratio_to_best_peer(measurement: Measurement, group: Sequence[Measurement]) -
     A peer is one whatever its errors are. None if there is none, or nothing was timed.
     """
     samples = {m.contender: m.samples for m in group}
-    peer = best_peer(samples, (*PEER_NAMES, *UNPATCHED_NAMES))
+    peer = best_peer(samples, ALL_PEER_NAMES)
     if peer is None or not measurement.samples:
         return None
     return speedup(measurement.samples, samples[peer])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from pvt_kernels.benchmarking.accuracy import (
 from pvt_kernels.benchmarking.cases import (
     BACKBONE,
     CORE,
+    FEED_FORWARD,
     LAYER,
     MEMORY,
     PATCHED,
@@ -33,8 +35,10 @@ from pvt_kernels.benchmarking.contenders import (
     PACKAGE,
     Contender,
     contenders,
+    feed_forward_contenders,
 )
 from pvt_kernels.benchmarking.live_models import LIVE_MODELS
+from pvt_kernels.benchmarking.needs import TRAINING_MEMORY, largest_side
 from pvt_kernels.benchmarking.results import FAILED, NOT_RUN, Measurement
 from pvt_kernels.benchmarking.timing import (
     LONGEST_S,
@@ -44,7 +48,15 @@ from pvt_kernels.benchmarking.timing import (
     matmul_gflops,
     seconds,
 )
-from pvt_kernels.benchmarking.workloads import SEED, Inputs, Ring, Workload, step, workload
+from pvt_kernels.benchmarking.workloads import (
+    SEED,
+    BackboneWorkload,
+    Inputs,
+    Ring,
+    Workload,
+    step,
+    workload,
+)
 
 # Quick mode leaves out naive attention beyond this: it would take half a minute in all.
 QUICK_NAIVE_FLOPS = 5e10
@@ -55,8 +67,11 @@ Progress = Callable[[str], None]
 def field_of(case: Case) -> list[Contender]:
     """All contenders of a case."""
     if case.kind == PATCHED:
-        return LIVE_MODELS[case.subject].contenders()
-    return _taking_part(case, contenders(torch.device(case.device), case.torch_dtype))
+        return LIVE_MODELS[case.subject].contenders(case.size)
+    device = torch.device(case.device)
+    if case.kind == FEED_FORWARD:
+        return feed_forward_contenders(device, case.torch_dtype)
+    return _taking_part(case, contenders(device, case.torch_dtype))
 
 
 def _taking_part(case: Case, field: list[Contender]) -> list[Contender]:
@@ -66,8 +81,6 @@ def _taking_part(case: Case, field: list[Contender]) -> list[Contender]:
 
 def left_out(case: Case, contender: Contender, flops: int | None) -> bool:
     """Whether quick mode leaves a contender out of a case, to end within two minutes."""
-    if case.kind == PATCHED:
-        return False
     if contender.kind == NAIVE and case.device == "cuda":
         return False
     if contender.kind == COMPILED:
@@ -117,6 +130,9 @@ def run_case(
         runnable = []
         for contender in field:
             measurement = measurements[contender.name]
+            if case.backward and isinstance(work, BackboneWorkload):
+                growth = partial(work.growth, contender)
+                measurement.largest_side = largest_side(growth, TRAINING_MEMORY)
             lacking = memory.shortage(work.needed_bytes(contender), device)
             slow = "" if contender.kind == PACKAGE else too_slow(case, measurement.flops)
             if lacking or slow:
@@ -186,6 +202,10 @@ def _check_and_time(
     rounds = suite.backbone_rounds if case.kind in (BACKBONE, PATCHED) else suite.rounds
     timed = [contender for contender in field if contender.name in modules]
     ring = Ring(work.inputs, cache_bytes(device))
+    for contender in timed:
+        # what was checked had another size, or other activations
+        if contender.kind == COMPILED and case.kind == PATCHED:
+            timed_call(work, modules[contender.name], contender, ring)()
     samples, given_up = interleave(
         {c.name: timed_call(work, modules[c.name], c, ring) for c in timed},
         suite.seconds,

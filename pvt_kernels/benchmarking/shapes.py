@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 # (channels, heads, reduction ratio) of PVT-Tiny to PVT-Large, and the stage's stride
 STAGES = {1: (64, 1, 8, 4), 2: (128, 2, 4, 8), 3: (320, 5, 2, 16), 4: (512, 8, 1, 32)}
+# channels of the feed-forward's hidden layer, as a multiple of the tokens', in PVT and PVTv2
+HIDDEN_RATIOS = {1: 8, 2: 8, 3: 4, 4: 4}
 STRIDE = 32
 
 Size = tuple[int, int]
@@ -53,6 +55,39 @@ class LayerShape:
         """Those of the attention alone: two products forward, and twice that backward."""
         forward = 4 * self.batch * self.queries * self.keys * self.dim
         return forward * (3 if backward else 1)
+
+
+@dataclass(frozen=True)
+class FeedForwardShape:
+    """One feed-forward network on one feature map of height x width tokens.
+
+    `convolved`: whether it has PVTv2's depthwise convolution.
+    """
+
+    dim: int
+    hidden: int
+    convolved: bool
+    height: int
+    width: int
+    batch: int = 1
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return self.height * self.width
+
+    def flops(self, backward: bool) -> int:
+        """Those of the layers; the backward counts twice the forward, as an attention layer's."""
+        taps = 9 if self.convolved else 0
+        forward = 2 * self.batch * self.tokens * self.hidden * (2 * self.dim + taps)
+        return forward * (3 if backward else 1)
+
+
+def feed_forward_shape(stage: int, convolved: bool, size: Size, batch: int = 1) -> FeedForwardShape:
+    """Those of a stage (1 to 4) of PVT, or of PVTv2, for images of size (height, width)."""
+    dim, _, _, stride = STAGES[stage]
+    hidden = HIDDEN_RATIOS[stage] * dim
+    return FeedForwardShape(dim, hidden, convolved, size[0] // stride, size[1] // stride, batch)
 
 
 def stage_shape(stage: int, size: Size, batch: int = 1) -> LayerShape:

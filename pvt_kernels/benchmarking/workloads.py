@@ -16,17 +16,24 @@ from torch import Tensor, nn
 from pvt_kernels import models
 from pvt_kernels.backends import use_backend
 from pvt_kernels.benchmarking.accuracy import OUTPUT, PARAMETERS
-from pvt_kernels.benchmarking.cases import BACKBONE, CORE, PATCHED, Case
+from pvt_kernels.benchmarking.cases import BACKBONE, CORE, FEED_FORWARD, PATCHED, Case
 from pvt_kernels.benchmarking.contenders import (
+    COMPILED,
+    FEED_FORWARD_PEERS,
     NAIVE,
     PACKAGE,
+    PEERS,
     SDPA,
     UNPATCHED,
     Contender,
     build_core,
+    build_feed_forward,
     build_layer,
     build_oracle_core,
     build_oracle_layer,
+    layer_by_layer,
+    runs_feed_forward,
+    seeded_feed_forward_state,
     seeded_state,
 )
 from pvt_kernels.benchmarking.live_models import (
@@ -35,10 +42,21 @@ from pvt_kernels.benchmarking.live_models import (
     contender_model,
     smooth_activations,
 )
-from pvt_kernels.benchmarking.needs import BlockShape, backbone_growth, layer_growth
+from pvt_kernels.benchmarking.needs import (
+    BlockShape,
+    backbone_growth,
+    feed_forward_growth,
+    layer_growth,
+)
 from pvt_kernels.benchmarking.photo import photo_batch
-from pvt_kernels.benchmarking.shapes import LayerShape, Size, format_size, stage_shape
-from pvt_kernels.models.blocks import Mlp
+from pvt_kernels.benchmarking.shapes import (
+    LayerShape,
+    Size,
+    feed_forward_shape,
+    format_size,
+    stage_shape,
+)
+from pvt_kernels.models.blocks import ConvMlp
 
 SEED = 0
 # Naive attention's matrix has up to 3.7e9 entries: a layer is checked on this many queries,
@@ -260,12 +278,44 @@ class LayerWorkload(Workload):
         return self.shape.unreduced if contender.kind == NAIVE else self.shape
 
 
-def _with_pytorchs_feed_forward(model: nn.Module) -> nn.Module:
-    """The model, its feed-forward networks layer by layer: this package's op is no peer's."""
-    for module in model.modules():
-        if isinstance(module, Mlp):
-            module.forward = module.layer_by_layer
-    return model
+class FeedForwardWorkload(Workload):
+    """The feed-forward network of a stage's blocks alone, on random tokens.
+
+    Of unit variance, as the norm before it leaves them.
+    """
+
+    def __init__(self, case: Case, real_input: bool) -> None:
+        self.case = case
+        self.shape = feed_forward_shape(case.stage, case.convolved, case.size, case.batch)
+        generator = torch.Generator().manual_seed(SEED)
+        dims = (case.batch, self.shape.tokens, self.shape.dim)
+        x = torch.randn(dims, generator=generator)
+        self.state = {
+            name: tensor.to(case.device, case.torch_dtype)
+            for name, tensor in seeded_feed_forward_state(self.shape, SEED).items()
+        }
+        self.inputs = Inputs(
+            _leaf(x.to(case.device), case.torch_dtype),
+            (self.shape.height, self.shape.width),
+            [_noise(dims, case)] if case.backward else [],
+        )
+
+    def build(self, contender: Contender) -> nn.Module:
+        return build_feed_forward(contender, self.shape, self.state)
+
+    def build_oracle(self, contender: Contender, rows: Tensor | None) -> nn.Module:
+        eager = FEED_FORWARD_PEERS[0]
+        return build_feed_forward(eager, self.shape, self.state).double()
+
+    def needed_bytes(self, contender: Contender) -> int:
+        hidden = not runs_feed_forward(contender, self.inputs.x)
+        return feed_forward_growth(hidden, self.shape, self.case.torch_dtype, self.case.backward)
+
+    def check_inputs(self, contender: Contender) -> tuple[Inputs, str | None]:
+        return self.inputs, None
+
+    def flops(self, contender: Contender) -> int:
+        return self.shape.flops(self.case.backward)
 
 
 class BackboneWorkload(Workload):
@@ -279,8 +329,13 @@ class BackboneWorkload(Workload):
         self.inputs = self._inputs(case.size, real_input)
 
     def build(self, contender: Contender) -> nn.Module:
-        model = self._with_attention(self.model, lambda *layer: build_layer(contender, *layer))
-        return model if contender.kind == PACKAGE else _with_pytorchs_feed_forward(model)
+        # the compiler gets the whole model with PyTorch's fused attention
+        layers = PEERS[1] if contender.kind == COMPILED else contender
+        model = self._with_attention(self.model, lambda *layer: build_layer(layers, *layer))
+        if contender.kind == PACKAGE:
+            return model
+        model = layer_by_layer(model)
+        return torch.compile(model, dynamic=False) if contender.kind == COMPILED else model
 
     def build_oracle(self, contender: Contender, rows: Tensor | None) -> nn.Module:
         def layer(dim: int, heads: int, sr_ratio: int, state: dict[str, Tensor]) -> nn.Module:
@@ -288,28 +343,33 @@ class BackboneWorkload(Workload):
                 dim, heads, 1 if contender.kind == NAIVE else sr_ratio, state, rows
             )
 
-        return _with_pytorchs_feed_forward(self._with_attention(self.model, layer)).double()
+        return layer_by_layer(self._with_attention(self.model, layer)).double()
 
     def needed_bytes(self, contender: Contender) -> int:
+        return self.growth(contender, self.case.size)
+
+    def growth(self, contender: Contender, size: Size) -> int:
+        """Bytes beyond weights and images that a call on images of a size needs, by the formula."""
+        hidden = not runs_feed_forward(contender, self.inputs.x)
         blocks = [
             BlockShape(
                 LayerShape(
                     block.attn.dim,
                     block.attn.num_heads,
                     block.attn.sr_ratio,
-                    self.case.size[0] // stride,
-                    self.case.size[1] // stride,
+                    size[0] // stride,
+                    size[1] // stride,
                     self.case.batch,
                 ),
-                block.mlp.fc1.out_features,
+                block.mlp.fc1.out_features if hidden else 0,
+                isinstance(block.mlp, ConvMlp),
             )
             for stage, stride in enumerate(self.model.strides, start=1)
             for block in getattr(self.model, f"block{stage}")
         ]
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        return backbone_growth(
-            contender.kind, blocks, parameters, self.case.torch_dtype, self.case.backward
-        )
+        kind = SDPA if contender.kind == COMPILED else contender.kind
+        return backbone_growth(kind, blocks, parameters, self.case.torch_dtype, self.case.backward)
 
     def check_inputs(self, contender: Contender) -> tuple[Inputs, str | None]:
         if contender.kind != NAIVE or self.case.size == SMALL_SIZE:
@@ -357,7 +417,7 @@ class PatchedWorkload(BackboneWorkload):
 
     def build(self, contender: Contender) -> nn.Module:
         model = copy.deepcopy(self.model)
-        contender_model(model.model, contender)
+        model.model = contender_model(model.model, contender)
         return model
 
     def results(self, module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
@@ -369,10 +429,12 @@ class PatchedWorkload(BackboneWorkload):
         # PyTorch's fused attention has fp64; the eager one would need twice eager's memory
         return self.build(UNPATCHED[SDPA in self.live.cores]).double()
 
-    def needed_bytes(self, contender: Contender) -> int:
+    def growth(self, contender: Contender, size: Size) -> int:
         case, parameters = self.case, sum(p.numel() for p in self.model.parameters())
-        sizes = (case.size, case.batch, case.torch_dtype, parameters, case.backward)
-        return self.live.growth(contender.kind, *sizes)
+        hidden = not runs_feed_forward(contender, self.inputs.x)
+        sizes = (size, case.batch, case.torch_dtype, parameters, case.backward)
+        fused = contender.kind == COMPILED and SDPA in self.live.cores
+        return self.live.growth(SDPA if fused else contender.kind, hidden, *sizes)
 
     def check_inputs(self, contender: Contender) -> tuple[Inputs, str | None]:
         size = self.live.training_check_size
@@ -393,7 +455,12 @@ class PatchedWorkload(BackboneWorkload):
 
 def workload(case: Case, real_input: bool = True) -> Workload:
     """The work of a case; on random numbers where only its memory matters."""
-    kinds = {BACKBONE: BackboneWorkload, CORE: CoreWorkload, PATCHED: PatchedWorkload}
+    kinds = {
+        BACKBONE: BackboneWorkload,
+        CORE: CoreWorkload,
+        FEED_FORWARD: FeedForwardWorkload,
+        PATCHED: PatchedWorkload,
+    }
     return kinds.get(case.kind, LayerWorkload)(case, real_input)
 
 

@@ -8,8 +8,23 @@ import pytest
 import torch
 
 from pvt_kernels.benchmarking import memory, needs
-from pvt_kernels.benchmarking.cases import BACKBONE, FORWARD, LAYER, TRAINING, Case
-from pvt_kernels.benchmarking.contenders import EAGER_SRA, NAIVE_MHA, PEERS
+from pvt_kernels.benchmarking.cases import (
+    BACKBONE,
+    CONVOLVED,
+    FEED_FORWARD,
+    FORWARD,
+    LAYER,
+    TRAINING,
+    Case,
+)
+from pvt_kernels.benchmarking.contenders import (
+    EAGER_SRA,
+    FEED_FORWARD_PEERS,
+    NAIVE_MHA,
+    PACKAGE,
+    PEERS,
+    Contender,
+)
 from pvt_kernels.benchmarking.shapes import stage_shape
 from pvt_kernels.benchmarking.workloads import workload
 
@@ -70,6 +85,30 @@ def test_formula_for_a_backbone_against_measurement(mode):
     case = Case(BACKBONE, "pvt_tiny", (448, 640), mode, "fp32", 1, "cpu")
     needed = workload(case, real_input=False).needed_bytes(EAGER_SRA)
     assert memory.peak(case, EAGER_SRA).bytes == pytest.approx(needed, rel=0.3)
+
+
+@pytest.mark.parametrize("mode", [FORWARD, TRAINING])
+@pytest.mark.parametrize("model", ["pvt_tiny", "pvt_v2_b0"])
+def test_formula_for_this_packages_backbones_against_measurement(model, mode):
+    case = Case(BACKBONE, model, (800, 1216), mode, "fp32", 1, "cpu")
+    own = Contender("pvt_kernels", PACKAGE, "cpu")
+    needed = workload(case, real_input=False).needed_bytes(own)
+    assert memory.peak(case, own).bytes == pytest.approx(needed, rel=0.3)
+
+
+@pytest.mark.parametrize("mode", [FORWARD, TRAINING])
+@pytest.mark.parametrize("form", ["", CONVOLVED])
+@pytest.mark.parametrize("contender", [FEED_FORWARD_PEERS[0], Contender("own", PACKAGE, "cpu")])
+def test_formula_for_feed_forward_networks_against_measurement(contender, form, mode):
+    case = Case(FEED_FORWARD, f"stage 1{form}", (800, 1216), mode, "fp32", 1, "cpu")
+    needed = workload(case, real_input=False).needed_bytes(contender)
+    assert memory.peak(case, contender).bytes == pytest.approx(needed, rel=0.3)
+
+
+def test_the_largest_side_is_the_last_that_fits():
+    assert needs.largest_side(lambda size: size[0] * size[1], 96 * 96) == 96
+    assert needs.largest_side(lambda size: size[0] * size[1], 96 * 96 - 1) == 64
+    assert needs.largest_side(lambda size: size[0] * size[1], 1) == 0
 
 
 def test_naive_attention_at_the_first_stage():

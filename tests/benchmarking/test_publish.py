@@ -73,6 +73,20 @@ def test_a_complete_run_is_copied_and_shown(results, folders):
     assert readme.read_text() == text
 
 
+def test_samples_that_a_run_lacks_stay_published(results, folders):
+    run, readme = folders
+    results.save(run / "results.json")
+    assert main(["publish", str(run), "--readme", str(readme)]) == 0
+    text = readme.read_text()
+    (run / "results.json").rename(run / "patched.json")
+    assert main(["publish", str(run), "--readme", str(readme)]) == 0
+    assert readme.read_text() == text
+    target = readme.parent / "benchmarks/results/a-cpu-zen-5-avx2-2-threads"
+    names = {path.name for path in target.iterdir()}
+    assert names >= {"results.json", "table.md", "patched.json", "patched.md"}
+    assert Results.load(target / "results.json") == results
+
+
 def test_kinds_of_cpu_stand_side_by_side(results, folders):
     run, readme = folders
     results.save(run / "results.json")
@@ -157,7 +171,13 @@ def test_a_folder_without_samples_and_a_readme_without_markers_are_refused(
 ):
     run, readme = folders
     assert main(["publish", str(run), "--readme", str(readme)]) == 2
-    assert "accepted a folder with bench's results.json" in capsys.readouterr().err
+    assert "accepted a folder with results.json, patched.json, s" in capsys.readouterr().err
+    (run / "patched.json").write_text(
+        '{"environment": {"device": "A", "cases": 0}, "measurements": []}'
+    )
+    assert main(["publish", str(run), "--readme", str(readme)]) == 2
+    assert "lacks bench's results.json, and none is published in" in capsys.readouterr().err
+    (run / "patched.json").unlink()
     results.save(run / "results.json")
     readme.write_text("# Title\n")
     assert main(["publish", str(run), "--readme", str(readme)]) == 2

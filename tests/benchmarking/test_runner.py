@@ -11,7 +11,9 @@ import torch
 from pvt_kernels.benchmarking import memory, runner, timing, workloads
 from pvt_kernels.benchmarking.cases import (
     BACKBONE,
+    CONVOLVED,
     CORE,
+    FEED_FORWARD,
     FORWARD,
     LAYER,
     MEMORY,
@@ -23,6 +25,7 @@ from pvt_kernels.benchmarking.cases import (
 from pvt_kernels.benchmarking.contenders import (
     COMPILED,
     EAGER_SRA,
+    FEED_FORWARD_PEERS,
     NAIVE_MHA,
     PACKAGE,
     PEERS,
@@ -38,6 +41,7 @@ from pvt_kernels.benchmarking.results import (
     WRONG,
     ratio_to_best_peer,
 )
+from pvt_kernels.benchmarking.shapes import STAGES
 
 SIZE = (64, 96)
 SUITE = Suite((), seconds=0.0, rounds=3, backbone_rounds=3, quick=False)
@@ -85,6 +89,28 @@ def test_backbones_are_right_and_timed(mode, no_memory_measurement):
         outputs = {"output 1", "output 2", "output 3", "output 4"}
         assert m.errors.keys() == outputs | ({"x", "parameters"} if case.backward else set())
     assert found[NAIVE_MHA.name].note == "checked at 224x224"
+
+
+@pytest.mark.parametrize("mode", [FORWARD, TRAINING])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("form", ["", CONVOLVED])
+def test_feed_forward_networks_are_right_and_timed(form, dtype, mode, no_memory_measurement):
+    case = Case(FEED_FORWARD, f"stage 2{form}", SIZE, mode, dtype, 1, "cpu")
+    found = run(case, [FEED_FORWARD_PEERS[0], Contender("pvt_kernels", PACKAGE)])
+    for m in found.values():
+        assert m.status == OK, m.reason
+        assert not m.mark, (m.contender, m.over_budget)
+        assert len(m.samples) == 3 and m.flops == found["eager"].flops
+        assert ("dwconv.dwconv.weight" in m.errors) == (bool(form) and case.backward)
+    assert ratio_to_best_peer(found["pvt_kernels"], list(found.values()))
+
+
+def test_the_largest_image_follows_from_what_a_step_keeps(no_memory_measurement):
+    case = Case(BACKBONE, "pvt_tiny", SIZE, TRAINING, "fp32", 1, "cpu")
+    found = run(case, [EAGER_SRA, PEERS[1], Contender("pvt_kernels", PACKAGE)])
+    eager, sdpa, own = (m.largest_side for m in found.values())
+    assert 0 < eager < sdpa < own
+    assert all(side % 32 == 0 for side in (eager, sdpa, own))
 
 
 def test_all_contenders_share_weights():
@@ -232,6 +258,12 @@ def test_suites():
     assert {c.dtype for c in full} == {"fp32", "bf16", "fp16"}
     assert len({c.size for c in full if c.kind == LAYER}) == 4
     assert {c.size for c in full if c.kind == CORE} == {(800, 1216), (224, 224)}
+    networks = [c for c in full if c.kind == FEED_FORWARD]
+    assert {c.size for c in networks} == {(800, 1216), (224, 224)}
+    assert {(c.stage, c.convolved) for c in networks} == {(s, c) for s in STAGES for c in (0, 1)}
+    assert set(suite(False, "cpu", kinds=(CORE,)).cases) == {
+        c for c in suite(False, "cpu").cases if c.kind == CORE
+    }
     chosen = suite(True, "cpu", sizes=((64, 64),), stages=(2,), models=(), batch=2).cases
     assert [(c.kind, c.subject, c.size, c.batch) for c in chosen] == [
         (LAYER, "stage 2", (64, 64), 2)
