@@ -32,10 +32,12 @@ void multiply_block(const Left& left, std::int64_t row,
     }
     right += right_stride;
   }
+  // a copy, which no store can change: else its members would be read again after each
+  const Finish to = finish;
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 8
-    for (int j = 0; j < Vectors; ++j) finish(row + i, column + j * kLanes, sum[i][j]);
+    for (int j = 0; j < Vectors; ++j) to(row + i, column + j * kLanes, sum[i][j]);
   }
 }
 

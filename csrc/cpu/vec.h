@@ -154,26 +154,52 @@ void transpose(const Unit* from, std::int64_t from_stride, Unit* to, std::int64_
 }
 #endif
 
-// 2^x for x <= 127; 0 below 2^-126, NaN for NaN. The polynomial is the minimax fit of 2^f on
-// [-1/2, 1/2] with p(0) = 1.
+// What a polynomial of 2^f for f in [-1/2, 1/2] has to be raised to 2^x with: x rounded to an
+// integer, and f the rest.
+#if defined(__AVX512F__)
+struct Exponent {
+  Vec rounded, f;
+
+  // masked, as max() is
+  explicit Exponent(Vec x)
+      : rounded(_mm512_maskz_roundscale_ps(0xffff, x, _MM_FROUND_TO_NEAREST_INT)), f(x - rounded) {}
+
+  // of x = -infinity f and p are NaN, and the instruction returns 0
+  Vec raise(Vec p) const { return _mm512_maskz_scalef_ps(0xffff, p, rounded); }
+};
+#else
+struct Exponent {
+  Vec shifted, f;
+
+  // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; with the exponent's bias
+  // on top they are the exponent.
+  explicit Exponent(Vec x) {
+    constexpr float kShift = 12582912.0f + 127.0f;
+    x = max(broadcast(-127.0f), x);
+    shifted = x + kShift;
+    f = x - (shifted - kShift);
+  }
+
+  Vec raise(Vec p) const {
+    IntVec bits;
+    std::memcpy(&bits, &shifted, sizeof bits);
+    bits <<= 23;
+    Vec power;
+    std::memcpy(&power, &bits, sizeof power);
+    return p * power;
+  }
+};
+#endif
+
+// 2^x for x <= 127; NaN for NaN. The polynomial is the minimax fit of 2^f on [-1/2, 1/2] with
+// p(0) = 1.
 template <int N>
 Vec exp2(Vec x, const float (&coefficients)[N]) {
-  x = max(broadcast(-127.0f), x);
-  // adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; with the exponent's bias
-  // on top they are the exponent
-  constexpr float kShift = 12582912.0f + 127.0f;
-  const Vec shifted = x + kShift;
-  const Vec f = x - (shifted - kShift);
-  Vec p = f * coefficients[0] + coefficients[1];
+  const Exponent exponent(x);
+  Vec p = exponent.f * coefficients[0] + coefficients[1];
 #pragma GCC unroll 8
-  for (int i = 2; i < N; ++i) p = p * f + coefficients[i];
-  p = p * f + 1.0f;
-  IntVec bits;
-  std::memcpy(&bits, &shifted, sizeof bits);
-  bits <<= 23;
-  Vec power;
-  std::memcpy(&power, &bits, sizeof power);
-  return p * power;
+  for (int i = 2; i < N; ++i) p = p * exponent.f + coefficients[i];
+  return exponent.raise(p * exponent.f + 1.0f);
 }
 
 // With a relative error below 1e-7, of which 2e-9 is the polynomial's.
