@@ -20,6 +20,7 @@ struct Floats {
   static Vec exp2(Vec x) { return cpu::exp2(x); }
   // units of a value from each of two vectors, of which units of one value need no second
   static Vec units(Vec first, Vec) { return first; }
+  static Vec neighbours(Vec first, Vec) { return first; }
 };
 
 // Two bf16 a unit, from vectors of floats.

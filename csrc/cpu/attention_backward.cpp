@@ -17,7 +17,7 @@ struct BackwardScratch {
     Scratch shared(base), own(nullptr);
     k = Packed<A>::by_key(s, shared);
     v = Packed<A>::by_key(s, shared);
-    k_by_channel = Packed<A>::by_channel(s, shared);
+    k_by_channel = k.also_by_channel(s, shared);
     shared_bytes = shared.bytes();
     Thread(s, own);
     thread_bytes = own.bytes();
@@ -84,7 +84,8 @@ void backward(const AttentionSizes& s, const Heads& d_o, const Heads& q, const H
     for_each_key_block(s, [&](auto batch_head, auto first, auto count) {
       pack_by_key<A, T>(shared.k, k, s, batch_head, first, count);
       pack_by_key<A, T>(shared.v, v, s, batch_head, first, count);
-      pack_by_channel<A, T>(shared.k_by_channel, k, s, batch_head, first, count);
+      if (A::kValues > 1)
+        pack_by_channel<A, T>(shared.k_by_channel, k, s, batch_head, first, count);
     });
     sum_over_tiles<T>(
         s, tiles, thread, threads, w.sums, to,
@@ -93,7 +94,7 @@ void backward(const AttentionSizes& s, const Heads& d_o, const Heads& q, const H
           load_queries<A, T>(q, s, batch_head, first, count, w.tile.q, w.tile.q_rows);
           load_queries<A, T>(d_o, s, batch_head, first, count, w.tile.d_o, w.tile.d_o_rows);
           sum_products<T>(d_o, o, s, batch_head, first, count, w.tile.delta);
-          load_lse(lse + batch_head * s.queries + first, count, w.tile.lse);
+          load_lse(lse + batch_head * s.queries + first, count, w.tile);
           differentiate<A>(s, shared.k, shared.v, key_biases_of(key_bias, s, batch_head),
                            shared.k_by_channel, batch_head, count, sums, w.tile);
           auto* rows = static_cast<typename T::Storage*>(dq) +

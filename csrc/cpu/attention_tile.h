@@ -40,7 +40,9 @@ struct Packed {
   std::int64_t stride, per_head;
 
   static Packed by_key(const AttentionSizes& s, Scratch& scratch) {
-    const std::int64_t stride = units_of<A>(s.head_dim), per_head = s.keys * stride;
+    const std::int64_t stride =
+        A::kValues == 1 ? padded_channels(s.head_dim) : units_of<A>(s.head_dim);
+    const std::int64_t per_head = s.keys * stride;
     return {scratch.take<typename A::Unit>(s.batch * s.heads * per_head), stride, per_head};
   }
 
@@ -48,6 +50,11 @@ struct Packed {
     const std::int64_t stride = padded_channels(s.head_dim);
     const std::int64_t per_head = padded_units<A>(units_of<A>(s.keys)) * stride;
     return {scratch.take<typename A::Unit>(s.batch * s.heads * per_head), stride, per_head};
+  }
+
+  // The same, packed by key, also by channel: units of one value already are.
+  Packed also_by_channel(const AttentionSizes& s, Scratch& scratch) const {
+    return A::kValues == 1 ? *this : by_channel(s, scratch);
   }
 
   const typename A::Unit* at(std::int64_t batch_head, std::int64_t row) const {
@@ -119,12 +126,14 @@ struct ForwardTile {
   }
 };
 
-// Calls f(first, count) for keys [begin, end), at most four together, so that the operations of one
-// fill the waits of another's; `count` is a constant, and `first` even, as `begin` is.
-template <class F>
+// Calls f(first, count) for keys [begin, end), at most `Most` together, four or two, so that the
+// operations of one fill the waits of another's; `count` is a constant, and `first` even, as
+// `begin` is.
+template <int Most = 4, class F>
 void for_each_few_keys(std::int64_t begin, std::int64_t end, F f) {
   std::int64_t key = begin;
-  for (; key + 4 <= end; key += 4) f(key, std::integral_constant<int, 4>());
+  if constexpr (Most == 4)
+    for (; key + 4 <= end; key += 4) f(key, std::integral_constant<int, 4>());
   for (; key + 2 <= end; key += 2) f(key, std::integral_constant<int, 2>());
   if (key < end) f(key, std::integral_constant<int, 1>());
 }
@@ -137,9 +146,8 @@ template <class A, Vec (*extreme)(Vec, Vec), class Beside>
 void softmax(ForwardTile<A>& w, std::int64_t keys, std::int64_t columns, float factor,
              const Beside& beside) {
   auto* p = reinterpret_cast<typename A::Unit*>(w.scores);
-  for (std::int64_t c = 0; c < columns; c += kLanes) {
+  const auto raise_maximum = [&](std::int64_t c) {
     const float* scores = w.scores + c;
-    beside.begin(0, c);
     Vec found[4];
     for (Vec& of_some : found) of_some = load(scores);
     for_each_few_keys(0, keys, [&](auto first, auto count) {
@@ -149,7 +157,16 @@ void softmax(ForwardTile<A>& w, std::int64_t keys, std::int64_t columns, float f
     const Vec earlier = load(w.maximum + c);
     const Vec found_first = extreme(found[0], found[1]), found_last = extreme(found[2], found[3]);
     const Vec highest = max(earlier, extreme(found_first, found_last) * factor);
-    const Vec rescale = A::exp2((earlier - highest) * kToBase2);
+    store(w.maximum + c, highest);
+    store(w.rescale + c, A::exp2((earlier - highest) * kToBase2));
+  };
+  raise_maximum(0);
+  for (std::int64_t c = 0; c < columns; c += kLanes) {
+    const float* scores = w.scores + c;
+    beside.begin(0, c);
+    // ahead of its use, which would have to wait for it
+    if (c + kLanes < columns) raise_maximum(c + kLanes);
+    const Vec highest = load(w.maximum + c);
     // this block's alone, and of every other key: rounding errors grow with the length of a chain
     Vec totals[2] = {};
     const auto exponentiate = [&](auto first, auto count) {
@@ -173,9 +190,7 @@ void softmax(ForwardTile<A>& w, std::int64_t keys, std::int64_t columns, float f
     }
     for_each_few_keys(half, keys, exponentiate);
     beside.complete(Beside::kParts - 1, c);
-    store(w.maximum + c, highest);
-    store(w.rescale + c, rescale);
-    store(w.total + c, load(w.total + c) * rescale + (totals[0] + totals[1]));
+    store(w.total + c, load(w.total + c) * load(w.rescale + c) + (totals[0] + totals[1]));
   }
 }
 
@@ -189,7 +204,7 @@ void attend(const AttentionSizes& s, const Packed<A>& k, const Packed<A>& v, con
   std::fill(w.total, w.total + kColumns, 0.0f);
   fill_rows(out, s.head_dim, nullptr);
   const auto keys_at = [&](std::int64_t key) {
-    return ByRows<A>{k.at(batch_head, key), k.stride, k.stride};
+    return ByRows<A>{k.at(batch_head, key), k.stride, units_of<A>(s.head_dim)};
   };
   const auto bias_at = [&](std::int64_t key) {
     return key_bias == nullptr ? nullptr : key_bias + key;
@@ -242,12 +257,14 @@ struct BackwardTile {
   using Unit = typename A::Unit;
   // the queries' tile, as right factors over channels and over tokens
   Unit *q, *d_o, *q_rows, *d_o_rows;
-  float *dq, *lse, *delta, *total;
-  // of a block of keys: P and dS, and dS as a right factor over keys
-  float *p, *ds;
-  // of the next one, where S and dP are computed beside this one's softmax
-  float *next_p, *next_ds;
-  Unit* ds_units;
+  // the lse is one of base 2 where exponents are, in two parts
+  float *dq, *lse, *lse_rest, *delta, *total;
+  // of a block of keys: S and dP
+  float *scores, *d_p;
+  // of the next one, where they are computed beside this one's softmax
+  float *next_scores, *next_d_p;
+  // P and dS as left factors over tokens, and dS as a right factor over keys
+  Unit *p_rows, *ds_rows, *ds_units;
 
   BackwardTile(const AttentionSizes& s, Scratch& scratch) {
     const std::int64_t channels = padded_channels(s.head_dim);
@@ -255,64 +272,99 @@ struct BackwardTile {
     for (Unit** rows : {&q_rows, &d_o_rows})
       *rows = scratch.take<Unit>(units_of<A>(kColumns) * channels);
     dq = scratch.take(channels * kColumns);
-    for (float** row : {&lse, &delta, &total}) *row = scratch.take(kColumns);
-    for (float** tile : {&p, &ds}) *tile = scratch.take(kKeys * kColumns);
-    for (float** tile : {&next_p, &next_ds})
+    for (float** row : {&lse, &lse_rest, &delta, &total}) *row = scratch.take(kColumns);
+    for (float** tile : {&scores, &d_p}) *tile = scratch.take(kKeys * kColumns);
+    for (float** tile : {&next_scores, &next_d_p})
       *tile = scratch.take(kInTiles<A> ? kKeys * kColumns : 0);
-    if constexpr (A::kValues == 1)
-      ds_units = ds;
-    else
-      ds_units = scratch.take<Unit>(units_of<A>(kKeys) * kColumns);
+    if constexpr (A::kValues == 1) {
+      // in place
+      p_rows = scores;
+      ds_rows = ds_units = d_p;
+    } else {
+      for (Unit** units : {&p_rows, &ds_rows, &ds_units})
+        *units = scratch.take<Unit>(kKeys * kColumns / A::kValues);
+    }
   }
 };
 
 // lse[count] to the tile's, up to a whole vector.
-inline void load_lse(const float* lse, std::int64_t count, float* tile) {
+template <class A>
+void load_lse(const float* lse, std::int64_t count, BackwardTile<A>& w) {
   // of columns without a query, so that no probability comes of the keys' biases
   constexpr float kNone = 1e30f;
-  std::copy_n(lse, count, tile);
-  std::fill(tile + count, tile + round_up(count, kLanes), kNone);
+  for (std::int64_t i = 0; i < round_up(count, kLanes); ++i) {
+    const float exact = i < count ? lse[i] : kNone;
+    w.lse[i] = exact * kFactor;
+    // for the same reason that the forward rounds it once
+    w.lse_rest[i] = std::fma(exact, kFactor, -w.lse[i]);
+  }
 }
 
-// P = exp(S * scale - lse) over the scores S, and dS = P * (dP - delta) over dP; adds each column
-// of P to its total, and each row of dS, a lane for each, to dkey_bias[keys][kLanes] if it is not
-// null. `beside` is what tiles compute meanwhile.
-template <class A, class Beside>
-void differentiate_softmax(BackwardTile<A>& w, std::int64_t keys, std::int64_t columns,
+// P = exp(S * scale - lse) and dS = P * (dP - delta) of `Width` vectors of columns, as the factors
+// of the products to come; adds each column of P to its total, and each row of dS, a lane for each,
+// to dkey_bias[keys][kLanes] if it is not null. `beside` is what tiles compute meanwhile.
+template <class A, int Width, class Beside>
+void differentiate_softmax(const BackwardTile<A>& w, std::int64_t keys, std::int64_t column,
                            float factor, float* dkey_bias, const Beside& beside) {
-  for (std::int64_t c = 0; c < columns; c += kLanes) {
-    beside.begin(0, c);
-    // in two parts, for the same reason that the forward rounds it once
-    const Vec lse = load(w.lse + c) * kFactor, delta = load(w.delta + c);
-    Vec rest;
-    for (int i = 0; i < kLanes; ++i) rest[i] = std::fma(w.lse[c + i], kFactor, -lse[i]);
-    Vec totals[2] = {};
-    const auto row = [&](std::int64_t key) {
-      float *p = w.p + key * kColumns + c, *ds = w.ds + key * kColumns + c;
-      const Vec probability = A::exp2((load(p) * factor - lse - rest) * kToBase2);
-      const Vec gradient = probability * (load(ds) - delta);
-      totals[key % 2] += probability;
-      store(p, probability);
-      store(ds, gradient);
-      if (dkey_bias != nullptr) {
-        float* sums = dkey_bias + key * kLanes;
-        store(sums, load(sums) + gradient);
-      }
-      return gradient;
-    };
-    for (std::int64_t key = 0; key < keys; key += 2) {
-      if (Beside::kParts == 2 && key == keys / 4 * 2) {
-        beside.complete(0, c);
-        beside.begin(1, c);
-      }
-      const Vec first = row(key);
-      const Vec second = key + 1 < keys ? row(key + 1) : Vec{};
-      if constexpr (A::kValues == 2)
-        store(w.ds_units + key / 2 * kColumns + c, A::units(first, second));
-    }
-    beside.complete(Beside::kParts - 1, c);
-    store(w.total + c, load(w.total + c) + (totals[0] + totals[1]));
+  const float *scores = w.scores + column, *d_p = w.d_p + column;
+  typename A::Unit *p_rows = w.p_rows + column / A::kValues, *ds_units = w.ds_units + column,
+                   *ds_rows = w.ds_rows + column / A::kValues;
+  Vec lse[Width], rest[Width], delta[Width], totals[Width][2] = {};
+  for (int j = 0; j < Width; ++j) {
+    lse[j] = load(w.lse + column + j * kLanes);
+    rest[j] = load(w.lse_rest + column + j * kLanes);
+    delta[j] = load(w.delta + column + j * kLanes);
   }
+  const auto differentiate_keys = [&](auto first, auto count) {
+    // of an odd last key or vector the partner is 0
+    Vec p[count + 1][A::kValues] = {}, ds[count + 1][A::kValues] = {};
+    for (int i = 0; i < count; ++i) {
+      for (int j = 0; j < Width; ++j) {
+        const std::int64_t at = (first + i) * kColumns + j * kLanes;
+        p[i][j] = A::exp2((load(scores + at) * factor - lse[j] - rest[j]) * kToBase2);
+        ds[i][j] = p[i][j] * (load(d_p + at) - delta[j]);
+        totals[j][i % 2] += p[i][j];
+      }
+    }
+    for (int i = 0; i < count; ++i) {
+      const std::int64_t at = (first + i) * (kColumns / A::kValues);
+      store(p_rows + at, A::neighbours(p[i][0], p[i][A::kValues - 1]));
+      store(ds_rows + at, A::neighbours(ds[i][0], ds[i][A::kValues - 1]));
+      for (int j = 0; A::kValues == 2 && i % 2 == 0 && j < Width; ++j)
+        store(ds_units + at + j * kLanes, A::units(ds[i][j], ds[i + 1][j]));
+    }
+    if (dkey_bias == nullptr) return;
+    for (int i = 0; i < count; ++i) {
+      float* sums = dkey_bias + (first + i) * kLanes;
+      store(sums, load(sums) + (Width == 2 ? ds[i][0] + ds[i][Width - 1] : ds[i][0]));
+    }
+  };
+  // as many of the keys beside each part of what the columns' tiles are for
+  constexpr int kParts = Beside::kParts, kSteps = kParts * Width;
+  std::int64_t begin = 0;
+  for (int step = 0; step < kSteps; ++step) {
+    const std::int64_t of_step = column + step / kParts * kLanes;
+    const std::int64_t end = step + 1 == kSteps ? keys : keys * (step + 1) / kSteps / 4 * 4;
+    beside.begin(step % kParts, of_step);
+    for_each_few_keys<4 / A::kValues>(begin, end, differentiate_keys);
+    beside.complete(step % kParts, of_step);
+    begin = end;
+  }
+  for (int j = 0; j < Width; ++j) {
+    float* total = w.total + column + j * kLanes;
+    store(total, load(total) + (totals[j][0] + totals[j][1]));
+  }
+}
+
+template <class A, class Beside>
+void differentiate_softmax(const BackwardTile<A>& w, std::int64_t keys, std::int64_t columns,
+                           float factor, float* dkey_bias, const Beside& beside) {
+  // vectors that make one of neighbouring columns' units
+  constexpr int kWidth = A::kValues;
+  std::int64_t c = 0;
+  for (; c + kWidth * kLanes <= columns; c += kWidth * kLanes)
+    differentiate_softmax<A, kWidth>(w, keys, c, factor, dkey_bias, beside);
+  if (c < columns) differentiate_softmax<A, 1>(w, keys, c, factor, dkey_bias, beside);
 }
 
 // The sums over the queries of one head's dk and dv[keys][padded head_dim] and, unless it is null,
@@ -333,10 +385,10 @@ void differentiate(const AttentionSizes& s, const Packed<A>& k, const Packed<A>&
   fill_rows(w.dq, d, nullptr);
   std::fill(w.total, w.total + kColumns, 0.0f);
   const auto keys_at = [&](std::int64_t key) {
-    return ByRows<A>{k.at(batch_head, key), k.stride, k.stride};
+    return ByRows<A>{k.at(batch_head, key), k.stride, units_of<A>(s.head_dim)};
   };
   const auto values_at = [&](std::int64_t key) {
-    return ByRows<A>{v.at(batch_head, key), v.stride, v.stride};
+    return ByRows<A>{v.at(batch_head, key), v.stride, units_of<A>(s.head_dim)};
   };
   const auto bias_at = [&](std::int64_t key) {
     return key_bias == nullptr ? nullptr : key_bias + key;
@@ -346,16 +398,16 @@ void differentiate(const AttentionSizes& s, const Packed<A>& k, const Packed<A>&
     float* const dkey_bias = to.dkey_bias == nullptr ? nullptr : to.dkey_bias + key * kLanes;
     // of tiles only the first block's: the others come from beside the softmax before
     if (!kInTiles<A> || key == 0) {
-      score(keys_at(key), keys, bias_at(key), w.q, columns, w.p);
-      multiply_chains(values_at(key), keys, w.d_o, kColumns, columns, w.ds, kColumns);
+      score(keys_at(key), keys, bias_at(key), w.q, columns, w.scores);
+      multiply_chains(values_at(key), keys, w.d_o, kColumns, columns, w.d_p, kColumns);
     }
     if constexpr (kInTiles<A>) {
       const std::int64_t next = key + kKeys, next_keys = std::min(kKeys, s.keys - next);
       using Scores = BiasedColumnProduct<ByRows<A>>;
       using Gradients = ColumnProduct<ByRows<A>, Write>;
       const TwoProducts<Scores, Gradients, 0> beside{
-          scoring(keys_at(next), next_keys, bias_at(next), w.q, w.next_p),
-          {values_at(next), next_keys, w.d_o, kColumns, {w.next_ds, kColumns}}};
+          scoring(keys_at(next), next_keys, bias_at(next), w.q, w.next_scores),
+          {values_at(next), next_keys, w.d_o, kColumns, {w.next_d_p, kColumns}}};
       differentiate_softmax<A>(w, keys, columns, s.scale * kFactor, dkey_bias, beside);
     } else {
       differentiate_softmax<A>(w, keys, columns, s.scale * kFactor, dkey_bias, Nothing());
@@ -363,13 +415,16 @@ void differentiate(const AttentionSizes& s, const Packed<A>& k, const Packed<A>&
     multiply(
         ByColumns<A>{k_by_channel.at(batch_head, key / A::kValues), channels, units_of<A>(keys)}, d,
         w.ds_units, kColumns, columns, Add{w.dq, kColumns});
-    multiply(by_rows<A>(w.p, keys, columns), keys, w.d_o_rows, channels, d,
+    const auto by_tokens = [&](const typename A::Unit* rows) {
+      return ByRows<A>{rows, kColumns / A::kValues, units_of<A>(columns)};
+    };
+    multiply(by_tokens(w.p_rows), keys, w.d_o_rows, channels, d,
              Add{to.dv + key * channels, channels});
-    multiply(by_rows<A>(w.ds, keys, columns), keys, w.q_rows, channels, d,
+    multiply(by_tokens(w.ds_rows), keys, w.q_rows, channels, d,
              Add{to.dk + key * channels, channels});
     if (kInTiles<A>) {
-      std::swap(w.p, w.next_p);
-      std::swap(w.ds, w.next_ds);
+      std::swap(w.scores, w.next_scores);
+      std::swap(w.d_p, w.next_d_p);
     }
   }
   // the total is 1 but for the rounding of lse, which is not to scale all of dq

@@ -23,7 +23,7 @@ struct BackwardScratch {
   BackwardScratch(const MultiHeadAttention& a, Scratch& shared)
       : k(Packed<A>::by_key(a.sizes, shared)),
         v(Packed<A>::by_key(a.sizes, shared)),
-        k_by_channel(Packed<A>::by_channel(a.sizes, shared)),
+        k_by_channel(k.also_by_channel(a.sizes, shared)),
         q_weight(a.q.weight, a.channels(), a.channels(), shared),
         q_columns(a.q.weight, a.channels(), a.channels(), strip_width(a), shared),
         kv_columns(a.kv.weight, 2 * a.channels(), a.channels(), strip_width(a), shared),
@@ -95,7 +95,7 @@ void prepare_tile(const MultiHeadAttention& a, const BackwardScratch<A, T>& shar
     store(w.tile.delta + c, (delta[0] + delta[1]) + (delta[2] + delta[3]));
   }
   copy_units<A>(w.d_o, d, columns, w.tile.d_o);
-  load_lse(lse, count, w.tile.lse);
+  load_lse(lse, count, w.tile);
 }
 
 // A strip of the gradient of what goes into a layer, for a tile whose gradient of what comes out
@@ -179,7 +179,8 @@ class Backward {
       for_each_key_block(s, [&](auto batch_head, auto first, auto count) {
         pack_by_key<A, T>(shared_.k, k, s, batch_head, first, count);
         pack_by_key<A, T>(shared_.v, v, s, batch_head, first, count);
-        pack_by_channel<A, T>(shared_.k_by_channel, k, s, batch_head, first, count);
+        if (A::kValues > 1)
+          pack_by_channel<A, T>(shared_.k_by_channel, k, s, batch_head, first, count);
       });
       // whose tokens are in w.x and w.output_gradient: where a tile holds all of an image, they are
       // turned once for all heads
