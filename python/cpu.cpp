@@ -6,9 +6,9 @@
 #include <memory>
 #include <new>
 #include <stdexcept>
-#include <tuple>
 
 #include "cpu/dispatch.h"
+#include "from_tuple.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -118,22 +118,6 @@ FeedForwardSizes feed_forward_sizes(int64_t batch, int64_t height, int64_t width
 }  // namespace
 
 namespace pybind11::detail {
-
-// The kernels' small structs are tuples in Python, which are made faster than objects of classes.
-template <auto make>
-struct from_tuple;
-
-template <class Struct, class... Fields, Struct (*make)(Fields...)>
-struct from_tuple<make> {
-  PYBIND11_TYPE_CASTER(Struct, make_caster<std::tuple<Fields...>>::name);
-
-  bool load(handle source, bool convert) {
-    make_caster<std::tuple<Fields...>> fields;
-    if (!fields.load(source, convert)) return false;
-    value = std::apply(make, cast_op<std::tuple<Fields...>>(std::move(fields)));
-    return true;
-  }
-};
 
 template <>
 struct type_caster<Heads> : from_tuple<&heads> {};

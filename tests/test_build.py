@@ -326,18 +326,23 @@ def test_the_kernels_build_alone_as_a_library_of_c_functions(configure, tmp_path
 import ctypes
 
 class Status(ctypes.Structure):
-    _fields_ = [("code", ctypes.c_int), ("message", ctypes.c_char * 252)]
+    _fields_ = [("code", ctypes.c_int), ("message", ctypes.c_char * 508)]
+
+class Strides(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "token", "head")]
 
 library = ctypes.CDLL({str(tmp_path / "libpvtk_cuda.so")!r})
-library.pvtk_attention_backward_workspace.restype = Status
+library.pvtk_plan_attention_forward.restype = Status
 # a call whose batch, queries and all else are 0
-call, size = ctypes.create_string_buffer(128), ctypes.c_size_t()
-status = library.pvtk_attention_backward_workspace(call, ctypes.byref(size))
+call, plan, strides = ctypes.create_string_buffer(128), ctypes.c_void_p(), Strides()
+status = library.pvtk_plan_attention_forward(
+    call, strides, strides, strides, 0, ctypes.byref(plan)
+)
 print(status.code, status.message.decode())
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     refusal = "queries must be from 1 to 2^30, got 0"
-    assert result.stdout == f"1 attention_backward_workspace: {refusal}\n"
+    assert result.stdout == f"1 attention_forward: {refusal}\n"
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,23 @@ def test_tokens_born_channels_first_and_channels_last(backend, name):
         torch.testing.assert_close(layer(doubled[:, ::2, ::2], H, W), expected)
 
 
+@pytest.mark.parametrize("backend", BACKEND_PARAMS)
+def test_tokens_beside_others_at_any_address(backend):
+    """A copy has other strides than they have, and none is needed where they are aligned."""
+    layer, H, W, N = make("odd")
+    beside = torch.randn(2, N, layer.dim + 8)
+    for first in (0, 1, 8):
+        tokens = beside[..., first : first + layer.dim]
+        results = []
+        for x, name in ((tokens, backend), (tokens.contiguous(), "reference")):
+            x = x.detach().requires_grad_()
+            with use_backend(name):
+                out = layer(x, H, W)
+            results.append((out, *torch.autograd.grad(out.sin().sum(), [x, *layer.parameters()])))
+        for actual, expected in zip(*results, strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_channels_last_convolution_output():
     layer, H, W, _ = make("odd")
     conv = nn.Conv2d(3, layer.dim, 3, padding=1).to(memory_format=torch.channels_last)

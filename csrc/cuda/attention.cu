@@ -1,9 +1,7 @@
-// The C functions of attention: they check a call and hand it to the kernels of the device's
-// family.
-#include "cuda/attention_config.cuh"
+// The C functions of attention: they check a call and have the device's family make its plan.
 #include "cuda/attention_launch.cuh"
-#include "cuda/blocks.h"
 #include "cuda/dispatch.h"
+#include "cuda/runtime.h"
 
 using namespace pvt_kernels::cuda;
 
@@ -29,102 +27,57 @@ AttentionSizes checked_sizes(const pvtk_attention& call) {
           static_cast<int>(call.head_dim), call.scale};
 }
 
-void check_alignment(const pvtk_attention& call, const char* name, const pvtk_heads& t,
-                     std::int64_t tokens) {
-  const std::int64_t size = element_size(call.dtype);
-  const auto aligned = [&](std::int64_t count, std::int64_t stride) {
-    return count == 1 || stride * size % 16 == 0;
+// A tensor at an address that a launch has.
+Heads checked_heads(const pvtk_attention& call, const char* name, const pvtk_head_strides& strides,
+                    std::int64_t tokens) {
+  const auto check = [&](const char* dimension, std::int64_t count, std::int64_t stride) {
+    require(count <= 1 || stride * element_size(call.dtype) % 16 == 0,
+            std::string(name) + " must have strides that are multiples of 16 bytes, got " +
+                std::to_string(stride) + " elements for " + dimension);
   };
-  require(
-      is_aligned(t.data) && (call.batch <= 1 || aligned(call.batch, t.batch_stride)) &&
-          aligned(tokens, t.token_stride) && aligned(call.heads, t.head_stride),
-      std::string(name) + " must have an address and strides (in bytes) that are multiples of 16");
+  check("batch", call.batch, strides.batch);
+  check("tokens", tokens, strides.token);
+  check("heads", call.heads, strides.head);
+  return {nullptr, strides.batch, strides.token, strides.head};
 }
-
-struct Workspace {
-  int steps_per_split, splits;
-  std::int64_t delta_floats, progress_words, partial_floats;
-
-  // On the current device.
-  explicit Workspace(const pvtk_attention& call) {
-    const std::int64_t batch_heads = call.batch * call.heads;
-    KeyTiling tiling;
-    with_family(
-        [&](auto family) { tiling = dk_dv_tiling<family.value>(call.dtype, call.head_dim); });
-    const Split split = dk_dv_split(call, tiling, multiprocessors());
-    steps_per_split = split.steps;
-    splits = split.count;
-    // each part begins at a multiple of 16 bytes
-    const auto padded = [](std::int64_t words) { return ceil_div(words, 4) * 4; };
-    delta_floats = padded(batch_heads * call.queries);
-    const std::int64_t blocks = ceil_div(call.keys, tiling.keys) * splits * batch_heads;
-    progress_words = tiling.with_dq ? padded(1 + blocks * JointTiling::kWarps) : 0;
-    partial_floats = std::int64_t{splits} * 2 * batch_heads * call.keys * call.head_dim;
-  }
-};
 
 }  // namespace
 
-pvtk_status pvtk_attention_forward(const pvtk_attention* call, pvtk_heads q, pvtk_heads k,
-                                   pvtk_heads v, void* o, float* lse) {
-  return report("attention_forward", [&] {
-    const AttentionForward p{checked_sizes(*call), q, k, v, o, lse};
-    check_alignment(*call, "q", q, call->queries);
-    check_alignment(*call, "k", k, call->keys);
-    check_alignment(*call, "v", v, call->keys);
-    check_pointers({{"o", o}, {"lse", lse}});
+pvtk_status pvtk_plan_attention_forward(const pvtk_attention* call, pvtk_head_strides q,
+                                        pvtk_head_strides k, pvtk_head_strides v, int saves,
+                                        pvtk_plan** plan) {
+  return make_plan("attention_forward", call->device, plan, [&] {
+    const AttentionForward p{checked_sizes(*call),
+                             checked_heads(*call, "q", q, call->queries),
+                             checked_heads(*call, "k", k, call->keys),
+                             checked_heads(*call, "v", v, call->keys),
+                             nullptr,
+                             nullptr};
     const CurrentDevice device(call->device);
-    with_family([&](auto family) { launch_attention_forward<family.value>(*call, p); });
+    return with_family(
+        [&](auto family) { return plan_attention_forward<family.value>(*call, p, saves != 0); });
   });
 }
 
-pvtk_status pvtk_attention_backward_workspace(const pvtk_attention* call, size_t* bytes) {
-  return report("attention_backward_workspace", [&] {
-    checked_sizes(*call);
-    const CurrentDevice device(call->device);
-    const Workspace workspace(*call);
-    *bytes = 4 * (workspace.delta_floats + workspace.progress_words + workspace.partial_floats);
-  });
-}
-
-pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_heads d_o, pvtk_heads q,
-                                    pvtk_heads k, pvtk_heads v, pvtk_heads o, const float* lse,
-                                    void* dq, void* dk, void* dv, int64_t dkv_stride,
-                                    void* workspace) {
-  return report("attention_backward", [&] {
-    const AttentionSizes sizes = checked_sizes(*call);
-    check_alignment(*call, "do", d_o, call->queries);
-    check_alignment(*call, "q", q, call->queries);
-    check_alignment(*call, "k", k, call->keys);
-    check_alignment(*call, "v", v, call->keys);
-    check_alignment(*call, "o", o, call->queries);
-    check_pointers({{"lse", lse}, {"dq", dq}, {"dk", dk}, {"dv", dv}, {"workspace", workspace}});
+pvtk_status pvtk_plan_attention_backward(const pvtk_attention* call, pvtk_head_strides d_o,
+                                         pvtk_head_strides q, pvtk_head_strides k,
+                                         pvtk_head_strides v, pvtk_head_strides o,
+                                         int64_t dkv_stride, pvtk_plan** plan) {
+  return make_plan("attention_backward", call->device, plan, [&] {
+    AttentionBackward p{};
+    p.sizes = checked_sizes(*call);
+    p.d_o = checked_heads(*call, "do", d_o, call->queries);
+    p.q = checked_heads(*call, "q", q, call->queries);
+    p.k = checked_heads(*call, "k", k, call->keys);
+    p.v = checked_heads(*call, "v", v, call->keys);
+    p.o = checked_heads(*call, "o", o, call->queries);
+    p.batch = static_cast<int>(call->batch);
     require(dkv_stride >= call->heads * call->head_dim &&
                 dkv_stride * element_size(call->dtype) % 16 == 0,
             "dkv_stride must be at least heads * head_dim and in bytes a multiple of 16, got " +
                 std::to_string(dkv_stride));
     const CurrentDevice device(call->device);
-    const Workspace w(*call);
-    auto* delta = static_cast<float*>(workspace);
-    auto* progress = reinterpret_cast<unsigned*>(delta + w.delta_floats);
-    auto* partials = reinterpret_cast<float*>(progress + w.progress_words);
-    const AttentionBackward p{sizes,
-                              d_o,
-                              q,
-                              k,
-                              v,
-                              o,
-                              lse,
-                              delta,
-                              progress,
-                              w.progress_words,
-                              partials,
-                              dq,
-                              static_cast<int>(call->batch),
-                              w.splits,
-                              w.steps_per_split};
-    with_family([&](auto family) {
-      launch_attention_backward<family.value>(*call, p, dk, dv, dkv_stride);
-    });
+    return with_family(
+        [&](auto family) { return plan_attention_backward<family.value>(*call, p, dkv_stride); });
   });
 }

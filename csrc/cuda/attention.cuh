@@ -1,7 +1,6 @@
 // What the attention kernels share: their arguments, and how a block finds its work.
 #pragma once
 
-#include "cuda/launch.h"
 #include "cuda/tiles.cuh"
 
 namespace pvt_kernels::cuda {
@@ -11,6 +10,12 @@ constexpr float kLog2e = 1.4426950408889634f;
 struct AttentionSizes {
   int queries, keys, heads, head_dim;
   float scale;
+};
+
+// A (B, N, heads, d) tensor with adjacent channels.
+struct Heads {
+  const void* data;
+  std::int64_t batch_stride, token_stride, head_stride;
 };
 
 // Blocks are numbered along the tiles of a head, then along heads and batch.
@@ -25,7 +30,7 @@ struct Work {
 };
 
 template <class T>
-__device__ __forceinline__ Rows<T> head_rows(const pvtk_heads& t, const Work& work, int count,
+__device__ __forceinline__ Rows<T> head_rows(const Heads& t, const Work& work, int count,
                                              int channels) {
   const auto* data = static_cast<const T*>(t.data);
   return {data + work.batch * t.batch_stride + work.head * t.head_stride, t.token_stride, count,

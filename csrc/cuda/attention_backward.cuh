@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(Config<Atom, D>::Dq::kThreads, Config<Atom, D>
   fetch(0);
   {
     typename Memory::OwnTile q, d_o, o;
-    const auto start = [&](typename Memory::OwnTile& tile, const pvtk_heads& t) {
+    const auto start = [&](typename Memory::OwnTile& tile, const Heads& t) {
       tile.start(head_rows<T>(t, work, s.queries, s.head_dim), first_query, 0, memory.first);
     };
     start(d_o, p.d_o);

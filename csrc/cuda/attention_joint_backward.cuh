@@ -26,7 +26,7 @@ struct JointWork {
   __device__ JointWork(const AttentionBackward& p, unsigned block, int key_tiles, int steps) {
     const AttentionSizes& s = p.sizes;
     const Work work(block, key_tiles * p.splits, s.heads);
-    const auto head = [&](const pvtk_heads& t) { return head_rows<T>(t, work, 0, 0).data; };
+    const auto head = [&](const Heads& t) { return head_rows<T>(t, work, 0, 0).data; };
     q = head(p.q);
     d_o = head(p.d_o);
     k = head(p.k);
@@ -157,11 +157,11 @@ __global__ void __launch_bounds__(Config<Atom, D>::DkDv::kThreads, Config<Atom, 
 
   T *own = memory.first, *passing = memory.second;
   typename Memory::Tile own_tile, passing_tile;
-  const auto fetch_own = [&](auto keys, const pvtk_heads& heads) {
+  const auto fetch_own = [&](auto keys, const Heads& heads) {
     const Rows<T> rows{work(keys), heads.token_stride, s.keys, s.head_dim};
     own_tile.start(rows, work(&W::key_tile) * kRows, 0, own);
   };
-  const auto fetch_passing = [&](auto queries, const pvtk_heads& heads, int step) {
+  const auto fetch_passing = [&](auto queries, const Heads& heads, int step) {
     const Rows<T> rows{work(queries), heads.token_stride, s.queries, s.head_dim};
     passing_tile.start(rows, step * kRows, 0, passing);
   };

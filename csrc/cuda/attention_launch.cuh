@@ -1,23 +1,24 @@
-// The launchers of attention, of which each family of architectures has its own: what the C
-// functions check, the kernels' sources launch.
+// What the kernels of attention take, and their plans, of which each family of architectures has
+// its own: what the C functions check, the kernels' sources fit to the current device.
 #pragma once
 
 #include "cuda/attention.cuh"
+#include "cuda/launch.h"
 
 namespace pvt_kernels::cuda {
 
-struct KeyTiling;
+struct PlanParts;
 
 struct AttentionForward {
   AttentionSizes sizes;
-  pvtk_heads q, k, v;
+  Heads q, k, v;
   void* o;
   float* lse;
 };
 
 struct AttentionBackward {
   AttentionSizes sizes;
-  pvtk_heads d_o, q, k, v, o;
+  Heads d_o, q, k, v, o;
   const float* lse;
   float* delta;  // (B, heads, N)
   // of attention_dq_dk_dv_kernel: the next block's number, then how far each warp of each block is
@@ -29,16 +30,12 @@ struct AttentionBackward {
   int splits, steps_per_split;  // of the queries, in tiles of KeyTiling::queries
 };
 
-// Of dk and dv; blocks.h has the type.
+// Of `p` sizes and strides are given.
 template <int kFamily>
-KeyTiling dk_dv_tiling(pvtk_dtype dtype, std::int64_t head_dim);
+PlanParts plan_attention_forward(const pvtk_attention& call, const AttentionForward& p, bool saves);
 
 template <int kFamily>
-void launch_attention_forward(const pvtk_attention& call, const AttentionForward& p);
-
-// dk and dv are the sums of p.partials, and their tokens dkv_stride values apart.
-template <int kFamily>
-void launch_attention_backward(const pvtk_attention& call, const AttentionBackward& p, void* dk,
-                               void* dv, std::int64_t dkv_stride);
+PlanParts plan_attention_backward(const pvtk_attention& call, const AttentionBackward& p,
+                                  std::int64_t dkv_stride);
 
 }  // namespace pvt_kernels::cuda

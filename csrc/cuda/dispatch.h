@@ -7,7 +7,7 @@ namespace pvt_kernels::cuda {
 
 // f(family) for that of the current device's code; the build defines which there are.
 template <class F>
-void with_family(F f) {
+auto with_family(F f) {
   const int arch = code_arch();
 #ifdef PVT_KERNELS_CUDA_FAMILY_80
   if (arch >= 80) return f(Constant<80>{});

@@ -29,7 +29,7 @@ inline bool wants_wmma() {
 
 // f(atom) for the family's matrix-multiply atom for the dtype.
 template <int kFamily, class F>
-void with_atom(pvtk_dtype dtype, F f) {
+auto with_atom(pvtk_dtype dtype, F f) {
   switch (dtype) {
     case PVTK_FLOAT32:
       if constexpr (kFamily == 70)
@@ -61,9 +61,21 @@ void with_atom(pvtk_dtype dtype, F f) {
                     std::to_string(static_cast<int>(dtype)));
 }
 
+// "attention_forward<sm80, float16, 64>"; a kernel that is for all widths has none.
+template <int kFamily>
+std::string kernel_name(const char* kernel, pvtk_dtype dtype, int width = 0) {
+  const char* type = dtype == PVTK_FLOAT32   ? "float32"
+                     : dtype == PVTK_FLOAT16 ? "float16"
+                                             : "bfloat16";
+  std::string name = std::string(kernel) + "<sm" + std::to_string(kFamily) + ", " + type;
+  if (width > 0) name += ", " + std::to_string(width);
+  if (kFamily == 70 && dtype == PVTK_FLOAT16 && wants_wmma()) name += ", wmma";
+  return name + ">";
+}
+
 // f(width) for the width to which a head's channels are padded.
 template <class F>
-void with_head_dim(std::int64_t head_dim, F f) {
+auto with_head_dim(std::int64_t head_dim, F f) {
   if (head_dim <= 32) return f(Constant<32>{});
   if (head_dim <= 64) return f(Constant<64>{});
   return f(Constant<128>{});

@@ -1,5 +1,5 @@
 // The C functions of what lies between the products of the feed-forward network: they check a call
-// and hand it to the kernels of the device's family.
+// and have the device's family make its plan.
 #include <algorithm>
 
 #include "cuda/dispatch.h"
@@ -67,19 +67,13 @@ void check_convolved(const pvtk_hidden& call) {
 
 }  // namespace
 
-pvtk_status pvtk_hidden_forward(const pvtk_hidden* call, const void* h, const void* weight,
-                                const void* bias, void* a) {
-  return report("hidden_forward", [&] {
+pvtk_status pvtk_plan_hidden_forward(const pvtk_hidden* call, pvtk_plan** plan) {
+  return make_plan("hidden_forward", call->device, plan, [&] {
     check_call(*call);
     check_convolved(*call);
-    check_pointers({{"h", h}, {"weight", weight}, {"bias", bias}, {"a", a}});
     const CurrentDevice device(call->device);
-    Hidden p = walk(*call);
-    p.h = h;
-    p.weight = weight;
-    p.bias = bias;
-    p.a = a;
-    with_family([&](auto family) { launch_hidden_forward<family.value>(*call, p); });
+    const Hidden p = walk(*call);
+    return with_family([&](auto family) { return plan_hidden_forward<family.value>(*call, p); });
   });
 }
 
@@ -92,37 +86,21 @@ pvtk_status pvtk_hidden_parts(const pvtk_hidden* call, int64_t* parts) {
   });
 }
 
-pvtk_status pvtk_hidden_dc(const pvtk_hidden* call, const void* h, const void* weight,
-                           const void* bias, void* dc, void* a, float* sums) {
-  return report("hidden_dc", [&] {
+pvtk_status pvtk_plan_hidden_dc(const pvtk_hidden* call, pvtk_plan** plan) {
+  return make_plan("hidden_dc", call->device, plan, [&] {
     check_call(*call);
-    check_pointers(
-        {{"h", h}, {"weight", weight}, {"bias", bias}, {"dc", dc}, {"a", a}, {"sums", sums}});
-    require(call->convolved || a == h, "without a convolution a must be h");
     const CurrentDevice device(call->device);
-    Hidden p = walk(*call);
-    p.h = h;
-    p.weight = weight;
-    p.bias = bias;
-    p.dc = dc;
-    p.a = a;
-    p.sums = sums;
-    with_family([&](auto family) { launch_hidden_dc<family.value>(*call, p); });
+    const Hidden p = walk(*call);
+    return with_family([&](auto family) { return plan_hidden_dc<family.value>(*call, p); });
   });
 }
 
-pvtk_status pvtk_hidden_dh(const pvtk_hidden* call, const void* dc, const void* weight, void* h,
-                           float* sums) {
-  return report("hidden_dh", [&] {
+pvtk_status pvtk_plan_hidden_dh(const pvtk_hidden* call, pvtk_plan** plan) {
+  return make_plan("hidden_dh", call->device, plan, [&] {
     check_call(*call);
     check_convolved(*call);
-    check_pointers({{"dc", dc}, {"weight", weight}, {"h", h}, {"sums", sums}});
     const CurrentDevice device(call->device);
-    Hidden p = walk(*call);
-    p.dc = const_cast<void*>(dc);
-    p.weight = weight;
-    p.dh = h;
-    p.sums = sums;
-    with_family([&](auto family) { launch_hidden_dh<family.value>(*call, p); });
+    const Hidden p = walk(*call);
+    return with_family([&](auto family) { return plan_hidden_dh<family.value>(*call, p); });
   });
 }

@@ -1,10 +1,13 @@
-// The launchers of what lies between the products of the feed-forward network, of which each family
-// of architectures has its own.
+// What the kernels between the products of the feed-forward network take, and their plans, of which
+// each family of architectures has its own.
 #pragma once
 
+#include "cuda/launch.h"
 #include "cuda/tiles.cuh"
 
 namespace pvt_kernels::cuda {
+
+struct PlanParts;
 
 // What a block computes: neighbouring columns and channels, 4 of these a thread, down some rows.
 constexpr int kHiddenColumns = 16;
@@ -27,13 +30,14 @@ struct Hidden {
   int tokens;
 };
 
+// Of `p` all but the addresses is given.
 template <int kFamily>
-void launch_hidden_forward(const pvtk_hidden& call, const Hidden& p);
+PlanParts plan_hidden_forward(const pvtk_hidden& call, const Hidden& p);
 
 template <int kFamily>
-void launch_hidden_dc(const pvtk_hidden& call, const Hidden& p);
+PlanParts plan_hidden_dc(const pvtk_hidden& call, const Hidden& p);
 
 template <int kFamily>
-void launch_hidden_dh(const pvtk_hidden& call, const Hidden& p);
+PlanParts plan_hidden_dh(const pvtk_hidden& call, const Hidden& p);
 
 }  // namespace pvt_kernels::cuda

@@ -1,6 +1,7 @@
-// The CUDA kernels as plain C functions, for any language: pointers to device memory, sizes,
-// strides in elements, a dtype, a device and a stream. Each call only enqueues work on the stream.
-// Nothing is allocated; where a call needs scratch memory, a function says how many bytes. Every
+// The CUDA kernels as plain C functions, for any language. What depends on sizes, strides, dtypes
+// and a device is found once and kept in a plan; a launch of it takes pointers to device memory and
+// a stream, on which it enqueues work, and does nothing else. Nothing is allocated on a device:
+// where a launch needs scratch memory, the plan says how much. Strides are in elements; every
 // address is a multiple of 16.
 #pragma once
 
@@ -26,52 +27,64 @@ typedef enum {
 
 typedef struct {
   pvtk_code code;
-  char message[252];  // empty for PVTK_OK
+  char message[508];  // empty for PVTK_OK
 } pvtk_status;
+
+// What a function launches for calls that differ in addresses and streams alone. It is constant, so
+// that threads may launch it side by side.
+typedef struct pvtk_plan pvtk_plan;
+
+// Bytes of scratch memory that a launch needs.
+PVTK_API size_t pvtk_plan_workspace(const pvtk_plan* plan);
+
+// Enqueues the plan's kernels on a stream, a cudaStream_t of its device. The addresses are those
+// that the function which made the plan names, in that order; the last one, that of the scratch
+// memory, may be null where none is needed. An error names the kernel.
+PVTK_API pvtk_status pvtk_plan_launch(const pvtk_plan* plan, void* stream, void* const* addresses,
+                                      size_t count);
+
+// May be null.
+PVTK_API void pvtk_plan_destroy(pvtk_plan* plan);
 
 typedef enum { PVTK_FLOAT32 = 0, PVTK_FLOAT16 = 1, PVTK_BFLOAT16 = 2 } pvtk_dtype;
 
-// A (B, N, heads, d) tensor whose channels d lie side by side. The address and, in bytes, the
-// strides of dimensions longer than 1 are multiples of 16.
+// Of a (B, N, heads, d) tensor whose channels d lie side by side. In bytes those of dimensions
+// longer than 1 are multiples of 16.
 typedef struct {
-  const void* data;
-  int64_t batch_stride, token_stride, head_stride;
-} pvtk_heads;
+  int64_t batch, token, head;
+} pvtk_head_strides;
 
 typedef struct {
   int64_t batch, queries, keys, heads;
   int64_t head_dim;  // a multiple of 8, up to 128
   pvtk_dtype dtype;  // bfloat16 from compute capability 8.0 on
   float scale;
-  int device;    // index in the CUDA runtime's order
-  void* stream;  // a cudaStream_t of that device
+  int device;  // index in the CUDA runtime's order
 } pvtk_attention;
 
-// On compute capability 7.0 and 7.2 float16 is multiplied by mma.m8n8k4, and with
-// PVT_KERNELS_SM70_WMMA=1 in the environment by nvcuda::wmma.
+// On compute capability 7.0 and 7.2 float16 is multiplied by mma.m8n8k4, and where
+// PVT_KERNELS_SM70_WMMA was 1 in the environment when the plan was made, by nvcuda::wmma.
 
-// o (B, N, heads, d) in the dtype and lse (B, heads, N) in fp32, both contiguous: softmax(q k^T *
-// scale) v and the natural logarithm of the sum of the scores' exponentials.
-PVTK_API pvtk_status pvtk_attention_forward(const pvtk_attention* call, pvtk_heads q, pvtk_heads k,
-                                            pvtk_heads v, void* o, float* lse);
+// softmax(q k^T * scale) v. Addresses: q, k, v; o (B, N, heads, d) in the dtype; with `saves` also
+// lse (B, heads, N) in fp32, the natural logarithm of the sum of the scores' exponentials;
+// workspace. o and lse are contiguous.
+PVTK_API pvtk_status pvtk_plan_attention_forward(const pvtk_attention* call, pvtk_head_strides q,
+                                                 pvtk_head_strides k, pvtk_head_strides v,
+                                                 int saves, pvtk_plan** plan);
 
-// Bytes of scratch memory that the backward needs.
-PVTK_API pvtk_status pvtk_attention_backward_workspace(const pvtk_attention* call, size_t* bytes);
+// Addresses: do, q, k, v, o, lse; dq (B, N, heads, d), dk and dv (B, M, heads, d) in the dtype;
+// workspace. The gradients are contiguous but for the tokens of dk and of dv, which are dkv_stride
+// elements apart, in bytes a multiple of 16. The same bits in every run on the same kind of device.
+PVTK_API pvtk_status pvtk_plan_attention_backward(const pvtk_attention* call, pvtk_head_strides d_o,
+                                                  pvtk_head_strides q, pvtk_head_strides k,
+                                                  pvtk_head_strides v, pvtk_head_strides o,
+                                                  int64_t dkv_stride, pvtk_plan** plan);
 
-// dq (B, N, heads, d), dk and dv (B, M, heads, d) in the dtype, contiguous but for the tokens of dk
-// and of dv, which are dkv_stride elements apart, in bytes a multiple of 16; the same bits in every
-// run on the same kind of device.
-PVTK_API pvtk_status pvtk_attention_backward(const pvtk_attention* call, pvtk_heads d_o,
-                                             pvtk_heads q, pvtk_heads k, pvtk_heads v, pvtk_heads o,
-                                             const float* lse, void* dq, void* dk, void* dv,
-                                             int64_t dkv_stride, void* workspace);
-
-// A (B, H*W, C) tensor, row-major over (H, W), whose channels lie side by side. The address and, in
-// bytes, the strides of dimensions longer than 1 are multiples of 16.
+// Of a (B, H*W, C) tensor, row-major over (H, W), whose channels lie side by side. In bytes those
+// of dimensions longer than 1 are multiples of 16.
 typedef struct {
-  const void* data;
-  int64_t batch_stride, token_stride;
-} pvtk_tokens;
+  int64_t batch, token;
+} pvtk_token_strides;
 
 typedef struct {
   int64_t batch, height, width;
@@ -81,40 +94,30 @@ typedef struct {
   pvtk_dtype norm_dtype;  // of the LayerNorm's weight and bias: the dtype or PVTK_FLOAT32
   float eps;              // of the LayerNorm
   int device;             // index in the CUDA runtime's order
-  void* stream;           // a cudaStream_t of that device
 } pvtk_spatial_reduction;
 
-// Bytes of scratch memory that the forward needs.
-PVTK_API pvtk_status pvtk_spatial_reduction_forward_workspace(const pvtk_spatial_reduction* call,
-                                                              size_t* bytes);
+// LayerNorm(convolution(x)). Addresses: x; weight (R, R, C_in, C_out) and bias (C) in the dtype;
+// norm_weight and norm_bias (C) in norm_dtype; y (B, M, C) in the dtype, M = (H / R) * (W / R);
+// with `saves` also the normalised rows (B, M, C) and rstd (B, M) in fp32; workspace. All but x are
+// contiguous.
+PVTK_API pvtk_status pvtk_plan_spatial_reduction_forward(const pvtk_spatial_reduction* call,
+                                                         pvtk_token_strides x, int saves,
+                                                         pvtk_plan** plan);
 
-// y (B, M, C) in the dtype, M = (H / R) * (W / R); the normalised rows (B, M, C) and rstd (B, M) in
-// fp32; all contiguous. `weight` is (R, R, C_in, C_out), contiguous, in the dtype; bias (C) in the
-// dtype; norm_weight and norm_bias (C) in norm_dtype.
-PVTK_API pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction* call,
-                                                    pvtk_tokens x, const void* weight,
-                                                    const void* bias, const void* norm_weight,
-                                                    const void* norm_bias, void* y,
-                                                    float* normalized, float* rstd,
-                                                    void* workspace);
-
-// Bytes of scratch memory that the backward needs.
-PVTK_API pvtk_status pvtk_spatial_reduction_backward_workspace(const pvtk_spatial_reduction* call,
-                                                               size_t* bytes);
-
-// The gradients in the dtypes of what they are of, contiguous but for dweight, whose value for
-// weight (r, c_in, c_out), r of the R * R, is r * dweight.patch + c_in * dweight.in + c_out *
-// dweight.out elements from its first. To dx (B, H*W, C) they are added where `add` is not 0;
-// tokens of no patch are left as they are. dy is contiguous, in the dtype. The same bits in every
-// run on the same kind of device.
+// Of a gradient of the weight: its value for weight (r, c_in, c_out), r of the R * R, is r * patch
+// + c_in * in + c_out * out elements from its first.
 typedef struct {
-  void* data;
   int64_t patch, in, out;
-} pvtk_dweight;
-PVTK_API pvtk_status pvtk_spatial_reduction_backward(
-    const pvtk_spatial_reduction* call, const void* dy, pvtk_tokens x, const void* weight,
-    const void* norm_weight, const float* normalized, const float* rstd, void* dx, int add,
-    pvtk_dweight dweight, void* dbias, void* dnorm_weight, void* dnorm_bias, void* workspace);
+} pvtk_weight_strides;
+
+// Addresses: dy in the dtype, x, weight, norm_weight, the normalised rows, rstd; dx (B, H*W, C),
+// dweight, dbias, dnorm_weight, dnorm_bias, in the dtypes of what they are of; workspace. All but x
+// and dweight are contiguous. With `adds` dx is added to what is there; tokens of no patch are left
+// as they are. The same bits in every run on the same kind of device.
+PVTK_API pvtk_status pvtk_plan_spatial_reduction_backward(const pvtk_spatial_reduction* call,
+                                                          pvtk_token_strides x,
+                                                          pvtk_weight_strides dweight, int adds,
+                                                          pvtk_plan** plan);
 
 typedef enum { PVTK_GELU = 0, PVTK_RELU = 1 } pvtk_activation;
 
@@ -131,29 +134,25 @@ typedef struct {
   int relu_before_conv;
   pvtk_dtype dtype;  // bfloat16 from compute capability 8.0 on
   int device;        // index in the CUDA runtime's order
-  void* stream;      // a cudaStream_t of that device
 } pvtk_hidden;
 
-// a = activation(conv(h) + bias) of the window. `weight` is (hidden, 1, 3, 3) and bias (hidden) or
-// null, contiguous, all in the dtype.
-PVTK_API pvtk_status pvtk_hidden_forward(const pvtk_hidden* call, const void* h, const void* weight,
-                                         const void* bias, void* a);
+// a = activation(conv(h) + bias) of the window. Addresses: h; weight (hidden, 1, 3, 3) and bias
+// (hidden) or null, contiguous; a; workspace. All in the dtype.
+PVTK_API pvtk_status pvtk_plan_hidden_forward(const pvtk_hidden* call, pvtk_plan** plan);
 
 // How many parts the sums over the window have: (parts, 11, hidden) in fp32, of the gradients of
 // the weight's 9 taps, of its bias and of h; without a convolution (parts, 1, hidden), of h alone.
 PVTK_API pvtk_status pvtk_hidden_parts(const pvtk_hidden* call, int64_t* parts);
 
-// The gradient of the activation's input, in `dc`, from that of its result, which is there; of all
-// but `above` and `below` rows also a, and what they add to the sums but for the last. Without a
-// convolution a is h, in whose place the activation comes, and adds to the one sum. The same bits
-// in every run on the same kind of device.
-PVTK_API pvtk_status pvtk_hidden_dc(const pvtk_hidden* call, const void* h, const void* weight,
-                                    const void* bias, void* dc, void* a, float* sums);
+// Addresses: h, weight, bias, dc, a, sums; workspace. The gradient of the activation's input, in
+// `dc`, from that of its result, which is there; of all but `above` and `below` rows also a, and
+// what they add to the sums but for the last. Without a convolution a is h, in whose place the
+// activation comes, and adds to the one sum. The same bits in every run on the same kind of device.
+PVTK_API pvtk_status pvtk_plan_hidden_dc(const pvtk_hidden* call, pvtk_plan** plan);
 
-// The gradient of h in its place, of the window from dc with what is around it, and what it adds to
-// the last of the sums.
-PVTK_API pvtk_status pvtk_hidden_dh(const pvtk_hidden* call, const void* dc, const void* weight,
-                                    void* h, float* sums);
+// Addresses: dc, weight, h, sums; workspace. The gradient of h in its place, of the window from dc
+// with what is around it, and what it adds to the last of the sums.
+PVTK_API pvtk_status pvtk_plan_hidden_dh(const pvtk_hidden* call, pvtk_plan** plan);
 
 #ifdef __cplusplus
 }

@@ -27,52 +27,38 @@ CudaDevice cuda_device(int) { throw std::runtime_error(message()); }
 
 }  // namespace pvt_kernels
 
-pvtk_status pvtk_attention_forward(const pvtk_attention*, pvtk_heads, pvtk_heads, pvtk_heads, void*,
-                                   float*) {
+// There are no plans.
+size_t pvtk_plan_workspace(const pvtk_plan*) { return 0; }
+void pvtk_plan_destroy(pvtk_plan*) {}
+pvtk_status pvtk_plan_launch(const pvtk_plan*, void*, void* const*, size_t) {
   return not_supported();
 }
 
-pvtk_status pvtk_attention_backward_workspace(const pvtk_attention*, size_t*) {
+pvtk_status pvtk_plan_attention_forward(const pvtk_attention*, pvtk_head_strides, pvtk_head_strides,
+                                        pvtk_head_strides, int, pvtk_plan**) {
   return not_supported();
 }
 
-pvtk_status pvtk_attention_backward(const pvtk_attention*, pvtk_heads, pvtk_heads, pvtk_heads,
-                                    pvtk_heads, pvtk_heads, const float*, void*, void*, void*,
-                                    int64_t, void*) {
+pvtk_status pvtk_plan_attention_backward(const pvtk_attention*, pvtk_head_strides,
+                                         pvtk_head_strides, pvtk_head_strides, pvtk_head_strides,
+                                         pvtk_head_strides, int64_t, pvtk_plan**) {
   return not_supported();
 }
 
-pvtk_status pvtk_spatial_reduction_forward_workspace(const pvtk_spatial_reduction*, size_t*) {
+pvtk_status pvtk_plan_spatial_reduction_forward(const pvtk_spatial_reduction*, pvtk_token_strides,
+                                                int, pvtk_plan**) {
   return not_supported();
 }
 
-pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction*, pvtk_tokens, const void*,
-                                           const void*, const void*, const void*, void*, float*,
-                                           float*, void*) {
-  return not_supported();
-}
-
-pvtk_status pvtk_spatial_reduction_backward_workspace(const pvtk_spatial_reduction*, size_t*) {
-  return not_supported();
-}
-
-pvtk_status pvtk_spatial_reduction_backward(const pvtk_spatial_reduction*, const void*, pvtk_tokens,
-                                            const void*, const void*, const float*, const float*,
-                                            void*, int, pvtk_dweight, void*, void*, void*, void*) {
-  return not_supported();
-}
-
-pvtk_status pvtk_hidden_forward(const pvtk_hidden*, const void*, const void*, const void*, void*) {
+pvtk_status pvtk_plan_spatial_reduction_backward(const pvtk_spatial_reduction*, pvtk_token_strides,
+                                                 pvtk_weight_strides, int, pvtk_plan**) {
   return not_supported();
 }
 
 pvtk_status pvtk_hidden_parts(const pvtk_hidden*, int64_t*) { return not_supported(); }
 
-pvtk_status pvtk_hidden_dc(const pvtk_hidden*, const void*, const void*, const void*, void*, void*,
-                           float*) {
-  return not_supported();
-}
+pvtk_status pvtk_plan_hidden_forward(const pvtk_hidden*, pvtk_plan**) { return not_supported(); }
 
-pvtk_status pvtk_hidden_dh(const pvtk_hidden*, const void*, const void*, void*, float*) {
-  return not_supported();
-}
+pvtk_status pvtk_plan_hidden_dc(const pvtk_hidden*, pvtk_plan**) { return not_supported(); }
+
+pvtk_status pvtk_plan_hidden_dh(const pvtk_hidden*, pvtk_plan**) { return not_supported(); }

@@ -1,16 +1,28 @@
-// What the launchers need of the CUDA runtime: errors, the current device, launches.
+// What the launchers need of the CUDA runtime: errors, the current device, kernels and plans.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <initializer_list>
-#include <limits>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "cuda/launch.h"
+
+// What a function launches, as it lies behind the C functions.
+struct pvtk_plan {
+  using Launch = std::function<void(void* const* addresses, void* stream)>;
+
+  const char* function;
+  int device;
+  std::vector<const char*> names;  // of the addresses, but for the workspace, the last
+  std::size_t workspace_bytes;
+  Launch launch;  // on the current device
+};
 
 namespace pvt_kernels::cuda {
 
@@ -18,6 +30,9 @@ template <int kValue>
 using Constant = std::integral_constant<int, kValue>;
 
 inline int element_size(pvtk_dtype dtype) { return dtype == PVTK_FLOAT32 ? 4 : 2; }
+
+// A part of the workspace ends where the next one may begin.
+inline std::int64_t padded_bytes(std::int64_t bytes) { return (bytes + 15) / 16 * 16; }
 
 // A call that the launchers refuse, on its way to the pvtk_status that reports it.
 struct Refusal : std::runtime_error {
@@ -27,23 +42,6 @@ struct Refusal : std::runtime_error {
 
 inline void require(bool condition, const std::string& message) {
   if (!condition) throw Refusal(PVTK_INVALID_ARGUMENT, message);
-}
-
-// A kernel accesses 16 bytes at a time.
-inline bool is_aligned(const void* address) {
-  return reinterpret_cast<std::uintptr_t>(address) % 16 == 0;
-}
-
-struct NamedPointer {
-  const char* name;
-  const void* address;
-};
-
-// Of contiguous tensors and the workspace; those without elements may be anywhere.
-inline void check_pointers(std::initializer_list<NamedPointer> pointers) {
-  for (const auto& [name, address] : pointers)
-    require(is_aligned(address),
-            std::string(name) + " must have an address that is a multiple of 16");
 }
 
 // "out of memory (cudaErrorMemoryAllocation)"
@@ -79,6 +77,23 @@ class CurrentDevice {
   bool changed_ = false;
 };
 
+// What a plan is made of.
+struct PlanParts {
+  std::vector<const char*> names;
+  std::int64_t workspace_bytes;
+  pvtk_plan::Launch launch;
+};
+
+// Makes a plan of what f() returns for the device.
+template <class F>
+pvtk_status make_plan(const char* function, int device, pvtk_plan** plan, F f) noexcept {
+  return report(function, [&] {
+    PlanParts parts = f();
+    *plan = new pvtk_plan{function, device, std::move(parts.names),
+                          static_cast<std::size_t>(parts.workspace_bytes), std::move(parts.launch)};
+  });
+}
+
 // What the current device makes of this build's code.
 cudaError_t code_attributes(cudaFuncAttributes& attributes);
 
@@ -92,28 +107,46 @@ std::string describe_code_arch();
 // Of the current device.
 int multiprocessors();
 
-// Refuses what the current device lacks: a block's shared memory, so many blocks.
-void check_launch(std::int64_t blocks, int shared_bytes);
+// A kernel's blocks of threads, each with dynamic shared memory.
+struct Grid {
+  std::string kernel;  // its name, for errors
+  std::int64_t blocks;
+  int threads, shared_bytes;
+};
 
+// Refuses what the current device lacks: a block's shared memory, so many blocks.
+void check_grid(const Grid& grid);
+
+// Throws std::runtime_error, which names the kernel.
+void check_launch(cudaError_t error, const Grid& grid);
+
+// Lets the kernel have the grid's shared memory on the current device. Other plans may launch it
+// with more or with less, so that what it may have only grows.
+void allow_shared_memory(const void* kernel, const Grid& grid);
+
+// A kernel with its grid, on the device that was current when it was made.
 template <class P>
-void launch(void (*kernel)(P), std::int64_t blocks, int threads, int shared_bytes, void* stream,
-            P parameters) {
-  if (blocks == 0) return;
-  check_launch(blocks, shared_bytes);
-  if (shared_bytes > 0) {
-    // for each device and, since that may have been reset, each launch
-    const auto set = [&](cudaFuncAttribute attribute, int value) {
-      check(cudaFuncSetAttribute(kernel, attribute, value), "cudaFuncSetAttribute");
-    };
-    set(cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-    // left to itself, the driver may leave a multiprocessor room for fewer blocks than fit
-    set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+class Kernel {
+ public:
+  Kernel(std::string name, void (*kernel)(P), std::int64_t blocks, int threads, int shared_bytes)
+      : kernel_(kernel), grid_{std::move(name), blocks, threads, shared_bytes} {
+    check_grid(grid_);
+    if (shared_bytes > 0) allow_shared_memory(reinterpret_cast<const void*>(kernel), grid_);
   }
-  void* arguments[] = {&parameters};
-  // with its type, which clang can't deduce from what CUDA 11.8 declares
-  check(cudaLaunchKernel<void(P)>(kernel, dim3(static_cast<unsigned>(blocks)), dim3(threads),
-                                  arguments, shared_bytes, static_cast<cudaStream_t>(stream)),
-        "cudaLaunchKernel");
-}
+
+  void launch(const P& parameters, void* stream) const {
+    if (grid_.blocks == 0) return;
+    void* arguments[] = {const_cast<P*>(&parameters)};
+    // with its type, which clang can't deduce from what CUDA 11.8 declares
+    check_launch(cudaLaunchKernel<void(P)>(kernel_, dim3(static_cast<unsigned>(grid_.blocks)),
+                                           dim3(grid_.threads), arguments, grid_.shared_bytes,
+                                           static_cast<cudaStream_t>(stream)),
+                 grid_);
+  }
+
+ private:
+  void (*kernel_)(P);
+  Grid grid_;
+};
 
 }  // namespace pvt_kernels::cuda

@@ -1,9 +1,7 @@
-// The C functions of spatial reduction: they check a call and hand it to the kernels of the
-// device's family.
-#include <algorithm>
-
-#include "cuda/blocks.h"
+// The C functions of spatial reduction: they check a call and have the device's family make its
+// plan.
 #include "cuda/dispatch.h"
+#include "cuda/runtime.h"
 #include "cuda/spatial_reduction_launch.cuh"
 
 using namespace pvt_kernels::cuda;
@@ -11,7 +9,6 @@ using namespace pvt_kernels::cuda;
 namespace {
 
 constexpr std::int64_t kMaxChannels = 4096;
-constexpr std::int64_t kLeastRowsPerSum = 16;
 
 SpatialReductionSizes checked_sizes(const pvtk_spatial_reduction& call) {
   const std::int64_t R = call.sr_ratio, C = call.channels;
@@ -37,142 +34,45 @@ SpatialReductionSizes checked_sizes(const pvtk_spatial_reduction& call) {
           static_cast<int>(R * R * C),  call.eps};
 }
 
-void check_alignment(const pvtk_spatial_reduction& call, const char* name, const pvtk_tokens& t) {
-  const std::int64_t size = element_size(call.dtype);
-  require(
-      is_aligned(t.data) && (call.batch <= 1 || t.batch_stride * size % 16 == 0) &&
-          (call.height * call.width == 1 || t.token_stride * size % 16 == 0),
-      std::string(name) + " must have an address and strides (in bytes) that are multiples of 16");
+// x at an address that a launch has.
+Tokens checked_tokens(const pvtk_spatial_reduction& call, const pvtk_token_strides& strides) {
+  const auto check = [&](const char* dimension, std::int64_t count, std::int64_t stride) {
+    require(count <= 1 || stride * element_size(call.dtype) % 16 == 0,
+            "x must have strides that are multiples of 16 bytes, got " + std::to_string(stride) +
+                " elements for " + dimension);
+  };
+  check("batch", call.batch, strides.batch);
+  check("tokens", call.height * call.width, strides.token);
+  return {nullptr, strides.batch, strides.token};
 }
-
-// Of the forward's product, on the current device.
-Split split_of(const SpatialReductionSizes& s, pvtk_dtype dtype) {
-  return product_split(s.patches, s.channels, s.depth, dtype, multiprocessors());
-}
-
-struct BackwardWorkspace {
-  Split split;
-  std::int64_t rows_per_sum, sum_splits;
-  std::int64_t dz_floats, dweight_floats, sum_floats;
-
-  // On the current device.
-  BackwardWorkspace(const SpatialReductionSizes& s, pvtk_dtype dtype)
-      : split(product_split(s.depth, s.channels, s.patches, dtype, multiprocessors())) {
-    const std::int64_t rows = std::max(s.patches, 1);
-    // two blocks a multiprocessor, but no more partial sums than a tenth of what they are of
-    const std::int64_t threads = 2 * multiprocessors() * kThreads;
-    const std::int64_t wanted = std::max<std::int64_t>(1, threads / (s.channels / 4));
-    rows_per_sum = std::max(ceil_div(rows, wanted), kLeastRowsPerSum);
-    sum_splits = ceil_div(rows, rows_per_sum);
-    // C is a multiple of 8, so every part begins at a multiple of 16 bytes
-    dz_floats = std::int64_t{s.patches} * s.channels * element_size(dtype) / sizeof(float);
-    dweight_floats = std::int64_t{split.count} * s.depth * s.channels;
-    sum_floats = sum_splits * 3 * s.channels;
-  }
-};
 
 }  // namespace
 
-pvtk_status pvtk_spatial_reduction_forward_workspace(const pvtk_spatial_reduction* call,
-                                                     size_t* bytes) {
-  return report("spatial_reduction_forward_workspace", [&] {
-    const SpatialReductionSizes s = checked_sizes(*call);
+pvtk_status pvtk_plan_spatial_reduction_forward(const pvtk_spatial_reduction* call,
+                                                pvtk_token_strides x, int saves, pvtk_plan** plan) {
+  return make_plan("spatial_reduction_forward", call->device, plan, [&] {
+    SpatialReductionForward p{checked_sizes(*call)};
+    p.x = checked_tokens(*call, x);
+    p.norm_in_fp32 = call->norm_dtype == PVTK_FLOAT32;
     const CurrentDevice device(call->device);
-    *bytes = std::int64_t{split_of(s, call->dtype).count} * s.patches * s.channels * sizeof(float);
+    return with_family([&](auto family) {
+      return plan_spatial_reduction_forward<family.value>(*call, p, saves != 0);
+    });
   });
 }
 
-pvtk_status pvtk_spatial_reduction_forward(const pvtk_spatial_reduction* call, pvtk_tokens x,
-                                           const void* weight, const void* bias,
-                                           const void* norm_weight, const void* norm_bias, void* y,
-                                           float* normalized, float* rstd, void* workspace) {
-  return report("spatial_reduction_forward", [&] {
-    const SpatialReductionSizes s = checked_sizes(*call);
-    check_alignment(*call, "x", x);
-    check_pointers({{"weight", weight},
-                    {"bias", bias},
-                    {"norm_weight", norm_weight},
-                    {"norm_bias", norm_bias},
-                    {"y", y},
-                    {"normalized", normalized},
-                    {"rstd", rstd},
-                    {"workspace", workspace}});
+pvtk_status pvtk_plan_spatial_reduction_backward(const pvtk_spatial_reduction* call,
+                                                 pvtk_token_strides x, pvtk_weight_strides dweight,
+                                                 int adds, pvtk_plan** plan) {
+  return make_plan("spatial_reduction_backward", call->device, plan, [&] {
+    SpatialReductionBackward p{checked_sizes(*call)};
+    p.x = checked_tokens(*call, x);
+    p.dx_batch_stride = call->height * call->width * call->channels;
+    p.norm_in_fp32 = call->norm_dtype == PVTK_FLOAT32;
+    p.adds = adds != 0;
     const CurrentDevice device(call->device);
-    const Split split = split_of(s, call->dtype);
-    const SpatialReductionForward p{s,
-                                    x,
-                                    weight,
-                                    bias,
-                                    norm_weight,
-                                    norm_bias,
-                                    call->norm_dtype == PVTK_FLOAT32,
-                                    static_cast<float*>(workspace),
-                                    y,
-                                    normalized,
-                                    rstd,
-                                    split.count,
-                                    split.steps};
-    with_family([&](auto family) { launch_spatial_reduction_forward<family.value>(*call, p); });
-  });
-}
-
-pvtk_status pvtk_spatial_reduction_backward_workspace(const pvtk_spatial_reduction* call,
-                                                      size_t* bytes) {
-  return report("spatial_reduction_backward_workspace", [&] {
-    const SpatialReductionSizes s = checked_sizes(*call);
-    const CurrentDevice device(call->device);
-    const BackwardWorkspace w(s, call->dtype);
-    *bytes = (w.dz_floats + w.dweight_floats + w.sum_floats) * sizeof(float);
-  });
-}
-
-pvtk_status pvtk_spatial_reduction_backward(const pvtk_spatial_reduction* call, const void* dy,
-                                            pvtk_tokens x, const void* weight,
-                                            const void* norm_weight, const float* normalized,
-                                            const float* rstd, void* dx, int add,
-                                            pvtk_dweight dweight, void* dbias, void* dnorm_weight,
-                                            void* dnorm_bias, void* workspace) {
-  return report("spatial_reduction_backward", [&] {
-    const SpatialReductionSizes s = checked_sizes(*call);
-    check_alignment(*call, "x", x);
-    check_pointers({{"dy", dy},
-                    {"weight", weight},
-                    {"norm_weight", norm_weight},
-                    {"normalized", normalized},
-                    {"rstd", rstd},
-                    {"dx", dx},
-                    {"dweight", dweight.data},
-                    {"dbias", dbias},
-                    {"dnorm_weight", dnorm_weight},
-                    {"dnorm_bias", dnorm_bias},
-                    {"workspace", workspace}});
-    const CurrentDevice device(call->device);
-    const BackwardWorkspace w(s, call->dtype);
-    auto* dz = static_cast<float*>(workspace);
-    float* dweight_partials = dz + w.dz_floats;
-    float* sum_partials = dweight_partials + w.dweight_floats;
-    const std::int64_t dx_batch_stride = call->height * call->width * call->channels;
-    const SpatialReductionBackward p{s,
-                                     dy,
-                                     x,
-                                     dx_batch_stride,
-                                     weight,
-                                     norm_weight,
-                                     call->norm_dtype == PVTK_FLOAT32,
-                                     normalized,
-                                     rstd,
-                                     dz,
-                                     dx,
-                                     add != 0,
-                                     dweight_partials,
-                                     w.split.count,
-                                     w.split.steps,
-                                     sum_partials,
-                                     w.sum_splits,
-                                     w.rows_per_sum};
-    with_family([&](auto family) {
-      launch_spatial_reduction_backward<family.value>(*call, p, dweight, dbias, dnorm_weight,
-                                                      dnorm_bias);
+    return with_family([&](auto family) {
+      return plan_spatial_reduction_backward<family.value>(*call, p, dweight);
     });
   });
 }

@@ -1,7 +1,6 @@
 // What the spatial reduction's kernels share: its sizes, and x as the matrix whose row is a patch.
 #pragma once
 
-#include "cuda/launch.h"
 #include "cuda/product.cuh"
 
 namespace pvt_kernels::cuda {
@@ -39,6 +38,12 @@ struct SpatialReductionSizes {
   Divisor by_patches_across{patches_across}, by_patches_per_image{patches_per_image};
 };
 
+// A (B, H*W, C) tensor with adjacent channels.
+struct Tokens {
+  const void* data;
+  std::int64_t batch_stride, token_stride;
+};
+
 // Row m is patch m: its R rows of R tokens of C channels, one after the other, as they lie in x.
 template <class T>
 struct Patches {
@@ -46,7 +51,7 @@ struct Patches {
   std::int64_t batch_stride, token_stride;
   SpatialReductionSizes sizes;
 
-  __device__ Patches(const pvtk_tokens& x, const SpatialReductionSizes& sizes)
+  __device__ Patches(const Tokens& x, const SpatialReductionSizes& sizes)
       : data(static_cast<const T*>(x.data)),
         batch_stride(x.batch_stride),
         token_stride(x.token_stride),

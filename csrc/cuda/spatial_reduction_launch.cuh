@@ -1,49 +1,54 @@
-// The launchers of spatial reduction, of which each family of architectures has its own: what the C
-// functions check, the kernels' sources launch.
+// What the kernels of spatial reduction take, and their plans, of which each family of
+// architectures has its own: what the C functions check, the kernels' sources fit to the current
+// device.
 #pragma once
 
+#include "cuda/launch.h"
 #include "cuda/spatial_reduction.cuh"
 
 namespace pvt_kernels::cuda {
 
+struct PlanParts;
+
 struct SpatialReductionForward {
   SpatialReductionSizes sizes;
-  pvtk_tokens x;
-  const void* weight;  // (R * R * C, C_out)
-  const void *bias, *norm_weight, *norm_bias;
-  bool norm_in_fp32;  // its weight and bias; else in the dtype
-  float* partials;    // (splits, B * M, C)
-  void* y;
-  float *normalized, *rstd;
-  int splits, steps_per_split;
+  Tokens x{};
+  const void* weight = nullptr;  // (R * R * C, C_out)
+  const void *bias = nullptr, *norm_weight = nullptr, *norm_bias = nullptr;
+  bool norm_in_fp32 = false;  // its weight and bias; else in the dtype
+  float* partials = nullptr;  // (splits, B * M, C)
+  void* y = nullptr;
+  float *normalized = nullptr, *rstd = nullptr;
+  int splits = 0, steps_per_split = 0;
 };
 
 struct SpatialReductionBackward {
   SpatialReductionSizes sizes;
-  const void* dy;
-  pvtk_tokens x;
-  std::int64_t dx_batch_stride;  // tokens of no patch included
-  const void* weight;            // (R * R * C, C_out)
-  const void* norm_weight;
-  bool norm_in_fp32;
-  const float *normalized, *rstd;
-  void* dz;                 // (B * M, C)
-  void* dx;                 // (B, H * W, C)
-  bool adds;                // to what is in dx
-  float* dweight_partials;  // (splits, R * R * C, C_out)
-  int splits, steps_per_split;
-  float* sum_partials;  // (sum_splits, 3, C)
-  std::int64_t sum_splits, rows_per_sum;
+  const void* dy = nullptr;
+  Tokens x{};
+  std::int64_t dx_batch_stride = 0;  // tokens of no patch included
+  const void* weight = nullptr;      // (R * R * C, C_out)
+  const void* norm_weight = nullptr;
+  bool norm_in_fp32 = false;
+  const float *normalized = nullptr, *rstd = nullptr;
+  void* dz = nullptr;                 // (B * M, C)
+  void* dx = nullptr;                 // (B, H * W, C)
+  bool adds = false;                  // to what is in dx
+  float* dweight_partials = nullptr;  // (splits, R * R * C, C_out)
+  int splits = 0, steps_per_split = 0;
+  float* sum_partials = nullptr;  // (sum_splits, 3, C)
+  std::int64_t sum_splits = 0, rows_per_sum = 0;
 };
 
+// Of `p` sizes and strides are given.
 template <int kFamily>
-void launch_spatial_reduction_forward(const pvtk_spatial_reduction& call,
-                                      const SpatialReductionForward& p);
+PlanParts plan_spatial_reduction_forward(const pvtk_spatial_reduction& call,
+                                         const SpatialReductionForward& p, bool saves);
 
-// The outputs are sums of p.dweight_partials and p.sum_partials.
+// What p.adds and the sizes say, too.
 template <int kFamily>
-void launch_spatial_reduction_backward(const pvtk_spatial_reduction& call,
-                                       const SpatialReductionBackward& p, pvtk_dweight dweight,
-                                       void* dbias, void* dnorm_weight, void* dnorm_bias);
+PlanParts plan_spatial_reduction_backward(const pvtk_spatial_reduction& call,
+                                          const SpatialReductionBackward& p,
+                                          const pvtk_weight_strides& dweight);
 
 }  // namespace pvt_kernels::cuda

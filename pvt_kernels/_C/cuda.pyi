@@ -1,137 +1,70 @@
-"""The CUDA kernels on raw addresses; csrc/cuda/launch.h says what they read and write.
+"""Plans of the CUDA kernels; csrc/cuda/launch.h has what they compute and the addresses they take.
 
-Workspaces are in bytes. Every call releases the GIL and only enqueues work on its stream, the
-address of a cudaStream_t. ValueError for arguments that don't fit; RuntimeError if the device or
-this build can't run the call, or CUDA reports an error.
+ValueError for arguments that don't fit; RuntimeError if the device or this build can't run the
+call, or CUDA reports an error, which names the kernel.
 """
 
-class Heads:
-    """A (B, N, heads, d) tensor with adjacent channels; strides in elements."""
+from collections.abc import Sequence
 
-    def __init__(
-        self, data: int, batch_stride: int, token_stride: int, head_stride: int
-    ) -> None: ...
+# of a (B, N, heads, d) tensor with adjacent channels: strides of B, N, heads in elements
+HeadStrides = tuple[int, int, int]
+# of a (B, N, C) tensor with adjacent channels: strides of B, N in elements
+TokenStrides = tuple[int, int]
+# of a gradient of the weight (R * R, C_in, C_out), in elements
+WeightStrides = tuple[int, int, int]
+# batch, queries, keys, heads, head_dim, dtype, scale, device; dtype is "float32", "float16" or
+# "bfloat16", ValueError for another
+AttentionSizes = tuple[int, int, int, int, int, str, float, int]
+# batch, height, width, channels, sr_ratio, dtype, norm_dtype, eps, device
+SpatialReductionSizes = tuple[int, int, int, int, int, str, str, float, int]
+# images, rows, width, before, after, above, below, hidden channels, whether there is a convolution,
+# activation ("gelu" or "relu", ValueError for another), whether a ReLU precedes the convolution,
+# dtype, device
+HiddenSizes = tuple[int, int, int, int, int, int, int, int, bool, str, bool, str, int]
 
-class Tokens:
-    """A (B, N, C) tensor with adjacent channels; strides in elements."""
+class Plan:
+    """What is launched for calls of some sizes on a device. Threads may share it.
 
-    def __init__(self, data: int, batch_stride: int, token_stride: int) -> None: ...
+    Attributes:
+        workspace: how many bytes of scratch memory a launch needs.
+    """
 
-class Dweight:
-    """A gradient of the weight (R * R, C_in, C_out); strides in elements."""
+    workspace: int
 
-    def __init__(self, data: int, patch_stride: int, in_stride: int, out_stride: int) -> None: ...
+    def launch(self, stream: int, addresses: Sequence[int]) -> None:
+        """Enqueues the kernels on a stream, the address of a cudaStream_t, and releases the GIL.
 
-class Attention:
-    """dtype is "float32", "float16" or "bfloat16"; ValueError for another."""
+        The workspace's address is the last one.
+        """
 
-    def __init__(
-        self,
-        batch: int,
-        queries: int,
-        keys: int,
-        heads: int,
-        head_dim: int,
-        dtype: str,
-        scale: float,
-        device: int,
-        stream: int,
-    ) -> None: ...
-
-class SpatialReduction:
-    """dtype is "float32", "float16" or "bfloat16", norm_dtype the same or "float32"; ValueError for
-    another."""
-
-    def __init__(
-        self,
-        batch: int,
-        height: int,
-        width: int,
-        channels: int,
-        sr_ratio: int,
-        dtype: str,
-        norm_dtype: str,
-        eps: float,
-        device: int,
-        stream: int,
-    ) -> None: ...
-
-class Hidden:
-    """activation is "gelu" or "relu", dtype as above; ValueError for others."""
-
-    def __init__(
-        self,
-        images: int,
-        rows: int,
-        width: int,
-        before: int,
-        after: int,
-        above: int,
-        below: int,
-        hidden: int,
-        convolved: bool,
-        activation: str,
-        relu_before_conv: bool,
-        dtype: str,
-        device: int,
-        stream: int,
-    ) -> None: ...
-
-def attention_forward(call: Attention, q: Heads, k: Heads, v: Heads, o: int, lse: int) -> None: ...
-def attention_backward_workspace(call: Attention) -> int: ...
-def attention_backward(
-    call: Attention,
-    do: Heads,
-    q: Heads,
-    k: Heads,
-    v: Heads,
-    o: Heads,
-    lse: int,
-    dq: int,
-    dk: int,
-    dv: int,
+def plan_attention_forward(
+    sizes: AttentionSizes, q: HeadStrides, k: HeadStrides, v: HeadStrides, saves: bool
+) -> Plan: ...
+def plan_attention_backward(
+    sizes: AttentionSizes,
+    do: HeadStrides,
+    q: HeadStrides,
+    k: HeadStrides,
+    v: HeadStrides,
+    o: HeadStrides,
     dkv_stride: int,
-    workspace: int,
-) -> None: ...
-def spatial_reduction_forward_workspace(call: SpatialReduction) -> int: ...
-def spatial_reduction_backward_workspace(call: SpatialReduction) -> int: ...
-def spatial_reduction_forward(
-    call: SpatialReduction,
-    x: Tokens,
-    weight: int,
-    bias: int,
-    norm_weight: int,
-    norm_bias: int,
-    y: int,
-    normalized: int,
-    rstd: int,
-    workspace: int,
-) -> None: ...
-def spatial_reduction_backward(
-    call: SpatialReduction,
-    dy: int,
-    x: Tokens,
-    weight: int,
-    norm_weight: int,
-    normalized: int,
-    rstd: int,
-    dx: int,
-    add: bool,
-    dweight: Dweight,
-    dbias: int,
-    dnorm_weight: int,
-    dnorm_bias: int,
-    workspace: int,
-) -> None: ...
+) -> Plan: ...
+def plan_spatial_reduction_forward(
+    sizes: SpatialReductionSizes, x: TokenStrides, saves: bool
+) -> Plan: ...
+def plan_spatial_reduction_backward(
+    sizes: SpatialReductionSizes, x: TokenStrides, dweight: WeightStrides, adds: bool
+) -> Plan: ...
+def plan_hidden_forward(sizes: HiddenSizes) -> Plan: ...
+def plan_hidden_dc(sizes: HiddenSizes) -> Plan: ...
+def plan_hidden_dh(sizes: HiddenSizes) -> Plan: ...
+def hidden_parts(sizes: HiddenSizes) -> int:
+    """Of the sums over the window."""
+
 def blocks_on_a_v100(
-    attention: Attention, reduction: SpatialReduction | None, multiprocessors: int
+    attention: AttentionSizes, reduction: SpatialReductionSizes | None, multiprocessors: int
 ) -> dict[str, tuple[int, int]]:
     """Of the kernels with products: blocks of the grid, and those a multiprocessor holds at least.
 
     Asks no device, and no build with CUDA. ValueError for bfloat16.
     """
-
-def hidden_forward(call: Hidden, h: int, weight: int, bias: int, a: int) -> None: ...
-def hidden_parts(call: Hidden) -> int: ...
-def hidden_dc(call: Hidden, h: int, weight: int, bias: int, dc: int, a: int, sums: int) -> None: ...
-def hidden_dh(call: Hidden, dc: int, weight: int, h: int, sums: int) -> None: ...

@@ -20,12 +20,15 @@ def with_adjacent_channels(tensor: Tensor) -> Tensor:
 def has_aligned_rows(tensor: Tensor, elements: int) -> bool:
     """Whether channels are adjacent, the address is a multiple of 16 bytes, and every other stride
     one of `elements`."""
+    return tensor.data_ptr() % 16 == 0 and has_aligned_strides(tensor, elements)
+
+
+def has_aligned_strides(tensor: Tensor, elements: int) -> bool:
+    """The same, wherever the tensor is."""
     rows = zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
-    return (
-        tensor.stride(-1) == 1
-        and tensor.data_ptr() % 16 == 0
-        # a dimension of size 1 may have any stride
-        and all(stride % elements == 0 for size, stride in rows if size > 1)
+    # a dimension of size 1 may have any stride
+    return tensor.stride(-1) == 1 and all(
+        stride % elements == 0 for size, stride in rows if size > 1
     )
 
 

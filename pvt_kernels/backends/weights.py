@@ -38,7 +38,8 @@ def permuted(weight: Tensor, order: tuple[int, ...], keep: bool) -> Tensor:
         keep = False
     stream = current_stream(weight.device.index) if keep else 0
     if keep:
-        kept = _kept.get(key, {}).get(stream)
+        streams = _kept.get(key)
+        kept = None if streams is None else streams.get(stream)
         if kept is not None and _is_of(kept, weight):
             return kept.permuted
     elif _kept:

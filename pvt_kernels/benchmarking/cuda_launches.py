@@ -30,22 +30,12 @@ def blocks_of_a_layer(
     if dtype == torch.bfloat16:
         return {}
     B, heads = shape.batch, shape.heads
-    where = {"dtype": str(dtype).removeprefix("torch."), "device": 0, "stream": 0}
+    name, device = str(dtype).removeprefix("torch."), 0
     head_dim = shape.dim // heads
-    attention = cuda.Attention(
-        B, shape.queries, shape.keys, heads, head_dim, scale=head_dim**-0.5, **where
-    )
+    attention = (B, shape.queries, shape.keys, heads, head_dim, name, head_dim**-0.5, device)
     reduction = None
     if shape.sr_ratio > 1:
-        reduction = cuda.SpatialReduction(
-            B,
-            shape.height,
-            shape.width,
-            shape.dim,
-            shape.sr_ratio,
-            norm_dtype=where["dtype"],
-            eps=1e-6,
-            **where,
-        )
+        sizes = B, shape.height, shape.width, shape.dim, shape.sr_ratio
+        reduction = (*sizes, name, name, 1e-6, device)
     found = cuda.blocks_on_a_v100(attention, reduction, multiprocessors)
     return {COSTS.get(kernel, kernel): counts for kernel, counts in found.items()}

@@ -17,11 +17,19 @@ from pvt_kernels.backends.cuda import feed_forward
 PACKAGE = os.path.dirname(pvt_kernels.__file__) + os.sep
 
 
-def layer_with_gradients(dim: int, heads: int, sr_ratio: int, H: int, W: int) -> list[Tensor]:
-    """The output of a layer on random tokens, and the gradients of all that it depends on."""
+def layer_with_gradients(
+    dim: int, heads: int, sr_ratio: int, H: int, W: int, offset: int | None = None
+) -> list[Tensor]:
+    """The output of a layer on random tokens, and the gradients of all that it depends on.
+
+    With an `offset` the channels are those from there on of half as many again.
+    """
     torch.manual_seed(0)
     layer = SRAttention(dim, heads, qkv_bias=True, sr_ratio=sr_ratio)
-    x = torch.randn(2, H * W, dim, requires_grad=True)
+    x = torch.randn(2, H * W, dim)
+    if offset is not None:
+        x = torch.randn(2, H * W, dim + 8)[:, :, offset : offset + dim]
+    x.requires_grad_()
     out = layer(x, H, W)
     return [out.detach(), *torch.autograd.grad(out.sin().sum(), [x, *layer.parameters()])]
 
@@ -51,11 +59,11 @@ def dk_dv_splits(
     batch: int, queries: int, keys: int, heads: int, head_dim: int, dtype: str
 ) -> float:
     """For which there is room in the workspace, on the device that the worker has."""
-    call = _C.cuda.Attention(
-        batch, queries, keys, heads, head_dim, dtype, scale=1.0, device=0, stream=0
-    )
+    sizes = batch, queries, keys, heads, head_dim, dtype, 1.0, 0
+    strides = heads * head_dim, head_dim, head_dim
+    plan = _C.cuda.plan_attention_backward(sizes, *[strides] * 5, dkv_stride=heads * head_dim)
     delta = math.ceil(batch * heads * queries / 4) * 4
-    partials = _C.cuda.attention_backward_workspace(call) / 4 - delta
+    partials = plan.workspace / 4 - delta
     if dtype == "float32":
         # the numbers by which blocks tell how far they are, which take less than a split does
         partials -= partials % (2 * batch * keys * heads * head_dim)
@@ -64,11 +72,22 @@ def dk_dv_splits(
 
 def attention_at(q_offset: int, o_offset: int) -> None:
     """A forward whose q and o begin so many bytes after a multiple of 16."""
-    memory = torch.zeros(4, 64)
-    q, k, v, o = (t.data_ptr() for t in memory)
-    call = _C.cuda.Attention(1, 4, 4, 1, 8, "float32", scale=1.0, device=0, stream=0)
-    heads = [_C.cuda.Heads(address, 32, 8, 8) for address in (q + q_offset, k, v)]
-    _C.cuda.attention_forward(call, *heads, o + o_offset, memory[3, 32:].data_ptr())
+    plan, (q, *others, o, lse, workspace) = _tiny_attention()
+    plan.launch(0, [q + q_offset, *others, o + o_offset, lse, workspace])
+
+
+def attention_without_workspace() -> None:
+    """Of whose addresses one is missing, though nothing lies there."""
+    plan, addresses = _tiny_attention()
+    plan.launch(0, addresses[:-1])
+
+
+def _tiny_attention() -> tuple[_C.cuda.Plan, list[int]]:
+    """A forward's plan and addresses."""
+    strides = 32, 8, 8
+    plan = _C.cuda.plan_attention_forward((1, 4, 4, 1, 8, "float32", 1.0, 0), *[strides] * 3, True)
+    memory = torch.zeros(5, 64)
+    return plan, [*(t.data_ptr() for t in memory), 0]
 
 
 def feed_forward_in_slabs(direction: str, tokens: int, *arguments: object) -> object:

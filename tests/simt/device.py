@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ from typing import IO
 
 import pytest
 import torch
+
+from ..cmake_module import build
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / f"simt-{sys.implementation.cache_tag}"
@@ -44,36 +45,6 @@ CODES = (
 SHARED_MEMORY = {70: 96 * 1024, 75: 64 * 1024, 80: 163 * 1024}
 
 
-def build() -> Path:
-    """Compiles simt_cuda, incrementally, and returns its folder; skips where it can't.
-
-    Processes that run tests side by side compile one after the other.
-    """
-    import fcntl  # which Windows lacks
-
-    cmake = pytest.importorskip("cmake", reason="cmake is not installed here: pip install cmake")
-    pybind11 = pytest.importorskip("pybind11", reason="pybind11 is not installed here")
-    ninja = shutil.which(
-        "ninja", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    )
-    if ninja is None:
-        pytest.skip("ninja is not installed here: pip install ninja")
-    program = Path(cmake.CMAKE_BIN_DIR, "cmake")
-    configure = [
-        *(program, "-S", ROOT / "tests" / "simt", "-B", BUILD, "-G", "Ninja"),
-        f"-DCMAKE_MAKE_PROGRAM={ninja}",
-        f"-DPython_EXECUTABLE={sys.executable}",
-        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-    ]
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with (BUILD / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for command in (configure, [program, "--build", BUILD]):
-            run = subprocess.run(command, capture_output=True, text=True)
-            assert run.returncode == 0, run.stdout + run.stderr
-    return BUILD
-
-
 def library(name: str) -> str:
     compiler = os.environ.get("CXX", "c++")
     command = [compiler, f"-print-file-name={name}"]
@@ -82,7 +53,8 @@ def library(name: str) -> str:
 
 def environment(treat_as_arch: int | None = None) -> dict[str, str]:
     """In which Python can import simt_cuda, of a build with PVT_KERNELS_TREAT_AS_ARCH or not."""
-    folder = build()
+    build(ROOT / "tests" / "simt", BUILD)
+    folder = BUILD
     if treat_as_arch is not None:
         folder /= f"as-{treat_as_arch}"
     folders = [str(ROOT), str(folder), os.environ.get("PYTHONPATH", "")]
@@ -134,6 +106,8 @@ class Device:
     wmma: bool = False
     # the launch that reports an error, counted from 0
     failing_launch: int = -1
+    # bytes that a block may have, if not as many as the architecture's
+    shared_memory: int | None = None
     # whether to count conflicts of accesses to shared memory
     watch_banks: bool = False
     # what the last call did, by the names of simt.h; each launch's symbol, bytes loaded and stored
@@ -147,7 +121,7 @@ class Device:
         settings = {
             "arch": self.arch,
             "multiprocessors": self.multiprocessors,
-            "shared_memory_per_block": SHARED_MEMORY[self.arch],
+            "shared_memory_per_block": self.shared_memory or SHARED_MEMORY[self.arch],
             "seed": self.seed,
             "failing_launch": self.failing_launch,
             "watch_banks": self.watch_banks,

@@ -40,6 +40,8 @@ struct Counters {
   // by a warp's other accesses to shared memory: how many, and the most words that one of them
   // wants of one bank at a time
   std::uint64_t shared_accesses = 0, most_bank_ways = 0;
+  // attributes of the device and of kernels, asked for or set
+  std::uint64_t attributes = 0;
 };
 extern Counters counters;
 

@@ -210,16 +210,52 @@ def test_an_address_that_is_no_multiple_of_16_is_refused(device):
             device.run("tests.simt.calls.attention_at", *arguments)
 
 
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_strides_that_are_no_multiples_of_16_bytes_are_refused(device, name):
+    strides = {"q": (64, 8, 8), "k": (64, 8, 8), "v": (64, 8, 8)} | {name: (64, 10, 8)}
+    message = f"{name} must have strides that are multiples of 16 bytes, got 10 elements for tokens"
+    sizes = (2, 8, 8, 1, 8, "float32", 1.0, 0)
+    with pytest.raises(ValueError, match=message):
+        device.run("simt_cuda.plan_attention_forward", sizes, *strides.values(), True)
+
+
+def test_a_launch_without_all_addresses_is_refused(device):
+    with pytest.raises(ValueError, match="attention_forward: a launch takes 6 addresses, got 5"):
+        device.run("tests.simt.calls.attention_without_workspace")
+
+
+def test_a_kernel_that_the_device_has_no_room_for_is_named(device):
+    device.shared_memory = 8 * 1024
+    message = r"attention_forward<sm80, float32, 32> needs \d+ bytes .* and the device has 8192"
+    with pytest.raises(RuntimeError, match=message):
+        device.run(f"{CUDA}.forward", *random_inputs(1, 4, 4, 1, 8), 1.0)
+
+
 def test_every_launch_is_checked(device):
     q, k, v = random_inputs(1, 4, 4, 1, 8)
     o, lse = device.run(f"{CUDA}.forward", q, k, v, 1.0)
-    for arguments, launches in ((("forward", q, k, v), 1), (("backward", o, q, k, v, o, lse), 3)):
-        for device.failing_launch in range(launches):
-            with pytest.raises(RuntimeError, match=r"cudaLaunchKernel failed: too many resources"):
-                device.run(f"{CUDA}.{arguments[0]}", *arguments[1:], 1.0)
-        device.failing_launch = launches
-        device.run(f"{CUDA}.{arguments[0]}", *arguments[1:], 1.0)
-        assert len(device.counters["loaded"]) == launches
+    for (direction, *arguments), kernels in (
+        (("forward", q, k, v), ["attention_forward<sm80, float32, 32>"]),
+        (
+            ("backward", o, q, k, v, o, lse),
+            [
+                "attention_delta<sm80, float32, 32>",
+                "attention_dq_dk_dv<sm80, float32, 32>",
+                "fold<sm80, float32>",
+            ],
+        ),
+    ):
+        for device.failing_launch, kernel in enumerate(kernels):
+            message = (
+                rf"^attention_{direction}: {kernel}, \d+ blocks of 128 threads with \d+ bytes of "
+                r"shared memory: cudaLaunchKernel failed: too many resources requested for launch "
+                r"\(cudaErrorLaunchOutOfResources\)$"
+            )
+            with pytest.raises(RuntimeError, match=message):
+                device.run(f"{CUDA}.{direction}", *arguments, 1.0)
+        device.failing_launch = len(kernels)
+        device.run(f"{CUDA}.{direction}", *arguments, 1.0)
+        assert len(device.counters["loaded"]) == len(kernels)
 
 
 @pytest.mark.parametrize("code", CODES, ids=str)

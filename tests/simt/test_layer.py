@@ -18,6 +18,16 @@ def test_a_layer_gives_what_the_reference_does(device, sr_ratio):
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_tokens_at_any_address_and_of_any_strides(device):
+    """Also side by side with others: so that a copy has other strides than they have."""
+    sizes = (16, 2, 2, 6, 8)
+    for offset in (0, 1, 8):
+        actual = device.run("tests.simt.calls.layer_with_gradients", *sizes, offset)
+        with use_backend("reference"):
+            expected = calls.layer_with_gradients(*sizes, offset)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("sr_ratio", [1, 2])
 def test_a_layer_makes_few_launches_and_calls(device, sr_ratio):
     calls, launches = {}, {}

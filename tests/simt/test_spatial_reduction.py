@@ -153,16 +153,21 @@ def test_channels_that_do_not_fit_are_refused(device):
 def test_every_launch_is_checked(device):
     x, weight, *vectors = random_inputs(1, 2, 2, 8, 2)
     y, *saved = device.run(f"{CUDA}.forward", x, 2, 2, weight, *vectors, 1e-5)
-    for arguments, launches in (
-        (("forward", x, 2, 2, weight, *vectors, 1e-5), 2),
-        (("backward", y, x, 2, 2, weight, vectors[1], *saved), 5),
+    own = "spatial_reduction_{}".format
+    for (direction, *arguments), kernels in (
+        (("forward", x, 2, 2, weight, *vectors, 1e-5), [own("product"), own("normalize")]),
+        (
+            ("backward", y, x, 2, 2, weight, vectors[1], *saved),
+            [*map(own, ("dz", "dx", "dweight", "sums")), "fold"],
+        ),
     ):
-        for device.failing_launch in range(launches):
-            with pytest.raises(RuntimeError, match=r"cudaLaunchKernel failed: too many resources"):
-                device.run(f"{CUDA}.{arguments[0]}", *arguments[1:])
-        device.failing_launch = launches
-        device.run(f"{CUDA}.{arguments[0]}", *arguments[1:])
-        assert len(device.counters["loaded"]) == launches
+        for device.failing_launch, kernel in enumerate(kernels):
+            message = rf"^spatial_reduction_{direction}: {kernel}<sm80, float32>, .*: cudaLaunch"
+            with pytest.raises(RuntimeError, match=message):
+                device.run(f"{CUDA}.{direction}", *arguments)
+        device.failing_launch = len(kernels)
+        device.run(f"{CUDA}.{direction}", *arguments)
+        assert len(device.counters["loaded"]) == len(kernels)
 
 
 @pytest.mark.parametrize("code", CODES, ids=str)

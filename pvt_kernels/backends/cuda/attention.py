@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from pvt_kernels._C import cuda
-from pvt_kernels.backends.cuda.tensors import aligned, device_and_stream
+from pvt_kernels.backends.cuda.tensors import PLANS, aligned, device_index, launch
 from pvt_kernels.backends.tensors import aligned_contiguous, dtype_name
+
+# batch, queries, keys, heads, head_dim, dtype, scale, device
+Sizes = tuple[int, int, int, int, int, str, float, int]
+# of batch, tokens, heads
+Strides = tuple[int, int, int]
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -16,8 +23,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tens
     q, k, v = (aligned(t) for t in (q, k, v))
     o = q.new_empty(q.shape)
     lse = q.new_empty((B, heads, N), dtype=torch.float32)
-    call = _call(q, k, scale)
-    cuda.attention_forward(call, *map(_heads, (q, k, v)), o.data_ptr(), lse.data_ptr())
+    plan = forward_plan(_sizes(q, k, scale), *map(_strides, (q, k, v)), saves=True)
+    launch(plan, q, k, v, o, lse)
     return o, lse
 
 
@@ -35,29 +42,39 @@ def backward(
 
     What is given is contiguous.
     """
-    do, q, k, v, o = (aligned(t) for t in (do, q, k, v, o))
+    do, q, k, v, o = inputs = [aligned(t) for t in (do, q, k, v, o)]
     dq = q.new_empty(q.shape)
     dk, dv = (t.new_empty(t.shape) for t in (k, v)) if dkv is None else dkv.unbind(2)
-    lse = aligned_contiguous(lse)
-    call = _call(q, k, scale)
-    workspace = q.new_empty(cuda.attention_backward_workspace(call), dtype=torch.uint8)
-    cuda.attention_backward(
-        call,
-        *map(_heads, (do, q, k, v, o)),
-        *(t.data_ptr() for t in (lse, dq, dk, dv)),
-        k.shape[2] * k.shape[3] * (1 if dkv is None else 2),
-        workspace.data_ptr(),
-    )
+    dkv_stride = k.shape[2] * k.shape[3] * (1 if dkv is None else 2)
+    plan = backward_plan(_sizes(q, k, scale), *map(_strides, inputs), dkv_stride)
+    launch(plan, *inputs, aligned_contiguous(lse), dq, dk, dv)
     return dq, dk, dv
 
 
-def _heads(t: Tensor) -> cuda.Heads:
-    return cuda.Heads(t.data_ptr(), *t.stride()[:3])
+@lru_cache(PLANS)
+def forward_plan(sizes: Sizes, q: Strides, k: Strides, v: Strides, saves: bool) -> cuda.Plan:
+    """Of q, k, v, o and, with `saves`, lse."""
+    return cuda.plan_attention_forward(sizes, q, k, v, saves)
 
 
-def _call(q: Tensor, k: Tensor, scale: float) -> cuda.Attention:
+@lru_cache(PLANS)
+def backward_plan(
+    sizes: Sizes,
+    do: Strides,
+    q: Strides,
+    k: Strides,
+    v: Strides,
+    o: Strides,
+    dkv_stride: int,
+) -> cuda.Plan:
+    """Of do, q, k, v, o, lse, dq, dk, dv."""
+    return cuda.plan_attention_backward(sizes, do, q, k, v, o, dkv_stride)
+
+
+def _sizes(q: Tensor, k: Tensor, scale: float) -> Sizes:
     B, N, heads, d = q.shape
-    device, stream = device_and_stream(q)
-    return cuda.Attention(
-        B, N, k.shape[1], heads, d, dtype_name(q), scale, device=device, stream=stream
-    )
+    return B, N, k.shape[1], heads, d, dtype_name(q), scale, device_index(q)
+
+
+def _strides(t: Tensor) -> Strides:
+    return t.stride()[:3]

@@ -3,15 +3,18 @@ csrc/cuda/feed_forward_kernels.cu, a slab of the map at a time."""
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 
 from torch import Tensor
 
 from pvt_kernels._C import cuda
 from pvt_kernels.backends import slabs
-from pvt_kernels.backends.cuda.tensors import device_and_stream
+from pvt_kernels.backends.cuda.tensors import PLANS, device_index, launch
 from pvt_kernels.backends.slabs import Window
 from pvt_kernels.backends.tensors import aligned_contiguous, dtype_name
+
+# as cuda.HiddenSizes
+Sizes = tuple[int, int, int, int, int, int, int, int, bool, str, bool, str, int]
 
 
 class _Kernels:
@@ -26,17 +29,17 @@ class _Kernels:
         relu_before_conv: bool,
     ) -> None:
         self._hidden = len(fc1_weight)
-        self._options = (activation, relu_before_conv, dtype_name(fc1_weight))
-        self._device, self._stream = device_and_stream(fc1_weight)
+        self._options = activation, relu_before_conv, dtype_name(fc1_weight)
+        self._device = device_index(fc1_weight)
         self._weight, self._bias = (
             None if t is None else aligned_contiguous(t) for t in (dw_weight, dw_bias)
         )
 
     def forward(self, window: Window, h: Tensor, a: Tensor) -> None:
-        cuda.hidden_forward(self._call(window), h.data_ptr(), *self._conv(), a.data_ptr())
+        launch(_forward_plan(self._sizes(window)), h, self._weight, self._bias, a)
 
     def parts(self, window: Window) -> int:
-        return cuda.hidden_parts(self._call(window))
+        return _parts(self._sizes(window))
 
     def dc(
         self,
@@ -48,24 +51,35 @@ class _Kernels:
         a: Tensor,
         sums: Tensor,
     ) -> None:
-        results = (t.data_ptr() for t in (dc, a, sums))
-        call = self._call(window, above, below)
-        cuda.hidden_dc(call, h.data_ptr(), *self._conv(), *results)
+        plan = _dc_plan(self._sizes(window, above, below))
+        launch(plan, h, self._weight, self._bias, dc, a, sums)
 
     def dh(self, window: Window, dc: Tensor, h: Tensor, sums: Tensor) -> None:
-        weight, _ = self._conv()
-        call = self._call(window)
-        cuda.hidden_dh(call, dc.data_ptr(), weight, h.data_ptr(), sums.data_ptr())
+        launch(_dh_plan(self._sizes(window)), dc, self._weight, h, sums)
 
-    def _call(self, window: Window, above: int = 0, below: int = 0) -> cuda.Hidden:
+    def _sizes(self, window: Window, above: int = 0, below: int = 0) -> Sizes:
         convolved = self._weight is not None
-        sizes = (*window, above, below, self._hidden, convolved)
-        return cuda.Hidden(*sizes, *self._options, device=self._device, stream=self._stream)
+        return *window, above, below, self._hidden, convolved, *self._options, self._device
 
-    def _conv(self) -> tuple[int, int]:
-        """The addresses of weight and bias, 0 of what is not there."""
-        weight, bias = (0 if t is None else t.data_ptr() for t in (self._weight, self._bias))
-        return weight, bias
+
+@lru_cache(PLANS)
+def _forward_plan(sizes: Sizes) -> cuda.Plan:
+    return cuda.plan_hidden_forward(sizes)
+
+
+@lru_cache(PLANS)
+def _parts(sizes: Sizes) -> int:
+    return cuda.hidden_parts(sizes)
+
+
+@lru_cache(PLANS)
+def _dc_plan(sizes: Sizes) -> cuda.Plan:
+    return cuda.plan_hidden_dc(sizes)
+
+
+@lru_cache(PLANS)
+def _dh_plan(sizes: Sizes) -> cuda.Plan:
+    return cuda.plan_hidden_dh(sizes)
 
 
 forward = partial(slabs.forward, _Kernels)

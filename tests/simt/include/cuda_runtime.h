@@ -111,7 +111,7 @@ enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemory
 using cudaStream_t = struct CUstream_st*;
 
 struct cudaFuncAttributes {
-  int ptxVersion;
+  int ptxVersion, maxDynamicSharedSizeBytes;
 };
 
 inline const char* cudaGetErrorString(cudaError_t error) {
@@ -136,28 +136,40 @@ inline cudaError_t cudaSetDevice(int device) {
 }
 
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  ++simt::counters.attributes;
   *value = attribute == cudaDevAttrMultiProcessorCount
                ? simt::settings.multiprocessors
                : static_cast<int>(simt::settings.shared_memory_per_block);
   return cudaSuccess;
 }
 
-template <class T>
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, T*) {
-  attributes->ptxVersion = simt::settings.arch;
+// Of dynamic shared memory: what every kernel may have, and what each was allowed.
+constexpr int kSharedMemoryOfAll = 48 * 1024;
+inline std::map<const void*, int> allowed_shared_memory;
+
+inline int allowed_to(const void* kernel) {
+  const auto found = allowed_shared_memory.find(kernel);
+  return found == allowed_shared_memory.end() ? kSharedMemoryOfAll : found->second;
+}
+
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
+  ++simt::counters.attributes;
+  *attributes = {simt::settings.arch, allowed_to(kernel)};
   return cudaSuccess;
 }
 
-// Of dynamic shared memory: what every kernel may have, and what each was allowed.
-constexpr std::size_t kSharedMemoryOfAll = 48 * 1024;
-inline std::map<void (*)(), std::size_t> allowed_shared_memory;
-
 template <class T>
-cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute attribute, int value) {
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, T* kernel) {
+  return cudaFuncGetAttributes(attributes, reinterpret_cast<const void*>(kernel));
+}
+
+inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute,
+                                        int value) {
+  ++simt::counters.attributes;
   if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
     if (static_cast<std::size_t>(value) > simt::settings.shared_memory_per_block)
       return cudaErrorInvalidValue;
-    allowed_shared_memory[reinterpret_cast<void (*)()>(kernel)] = value;
+    allowed_shared_memory[kernel] = value;
   }
   return cudaSuccess;
 }
@@ -170,8 +182,7 @@ cudaError_t cudaLaunchKernel(T* kernel, dim3 grid, dim3 block, void** arguments,
                              std::size_t shared_bytes, cudaStream_t) {
   const auto launches = static_cast<int>(simt::counters.launches.size());
   if (launches == simt::settings.failing_launch) return cudaErrorLaunchOutOfResources;
-  if (shared_bytes > kSharedMemoryOfAll &&
-      shared_bytes > allowed_shared_memory[reinterpret_cast<void (*)()>(kernel)])
+  if (shared_bytes > static_cast<std::size_t>(allowed_to(reinterpret_cast<const void*>(kernel))))
     return cudaErrorInvalidValue;
   simt::counters.launches.emplace_back();
   simt::counters.kernels.push_back(simt::symbol_of(reinterpret_cast<void (*)()>(kernel)));
