@@ -53,26 +53,18 @@ def of_a_stage(stage: int) -> dict[str, object]:
     facts["inference"] = counts(torch.no_grad()(forward))
     facts["forward"] = counts(forward)
     facts["step"] = counts(step)
+    facts["attributes"] = stand_in.host_cuda.attributes()
     return facts
 
 
 def fault_in_a_graph(run: Callable[[], object], given: list[torch.Tensor]) -> str:
     """Which launch, replayed, would read what is neither given nor made within; "" if none."""
-    # plans that are made within are watched, and no others
-    forget_calls()
     try:
         with stand_in.watched_memory(given):
             run()
     except RuntimeError as error:
         return str(error)
-    finally:
-        forget_calls()
     return ""
-
-
-def forget_calls() -> None:
-    sr_attention._calls.clear()
-    repeated._kept.clear()
 
 
 def kernels_at_many_sizes() -> dict[str, list[int]]:
@@ -99,6 +91,20 @@ def refused_launch() -> str:
     finally:
         stand_in.reset()
     return ""
+
+
+def kernel_of_two_plans() -> list[str]:
+    """Of plans with more and with less shared memory than every kernel may have, in turns."""
+    plans = [
+        stand_in.host_cuda.plan_spatial_reduction_forward(
+            (1, 2, 2, channels, 1, "float16", "float16", 1e-5, 0), (4 * channels, channels), False
+        )
+        for channels in (4096, 64)
+    ]
+    stand_in.reset()
+    for plan in plans * 2:
+        plan.launch(0, [256] * 7)
+    return stand_in.launched()
 
 
 def threads_and_evictions() -> dict[str, object]:
@@ -171,13 +177,18 @@ def main() -> None:
     stand_in.install()
     torch.set_num_threads(1)
     facts: dict[str, object] = {}
+    for backend in ("triton", "cuda"):
+        with use_backend(backend):
+            facts[backend] = {
+                "stages": {stage: of_a_stage(stage) for stage in STAGES},
+                "refused": refused_launch(),
+                "threads": threads_and_evictions(),
+                "compiled": {stage: compiled_layer(stage) for stage in (1, 3, 4)},
+            }
     with use_backend("triton"):
-        facts["stages"] = {stage: of_a_stage(stage) for stage in STAGES}
         facts["sizes"] = kernels_at_many_sizes()
-        facts["refused"] = refused_launch()
-        facts["threads"] = threads_and_evictions()
-        facts["compiled"] = {stage: compiled_layer(stage) for stage in (1, 3, 4)}
         facts["models"] = compiled_models()
+    facts["shared"] = kernel_of_two_plans()
     print(json.dumps(facts))
 
 

@@ -1,10 +1,10 @@
 """What the host does for a layer, in microseconds, without a GPU: make host-time.
 
 Each layer runs on tiny CPU tensors: on this package's GPU backends with a stand-in for the driver,
-whose launches do nothing, and beside that on PyTorch's SDPA. Of the backend cuda the time below its
-binding is missing, and its launches. PyTorch's matrix products are computed in all. So that they
-take next to no time, layers have a quarter of PVT's channels and maps of one patch: what the host
-does depends on neither. Contenders take turns; of their times stands the median.
+whose launches do nothing, and beside that on PyTorch's SDPA. PyTorch's matrix products are computed
+in all. So that they take next to no time, layers have a quarter of PVT's channels and maps of one
+patch: what the host does depends on neither. Contenders take turns; of their times stands the
+median.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def main() -> None:
                     with use_backend(name):
                         stand_in.reset()
                         runs[name]()
-                        launches = len(stand_in.launched()) if name == "triton" else ""
+                        launches = len(stand_in.launched())
                         counts = (*stand_in.calls_of(runs[name]), launches)
                 ratio = "" if name == "sdpa" else f"{us / taken['sdpa']:.2f}"
                 table.add_row(str(stage), name, direction, f"{us:.0f}", ratio, *map(str, counts))

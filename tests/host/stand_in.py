@@ -1,13 +1,15 @@
 """The host path of the GPU backends without a GPU: CPU tensors, and a driver that does nothing.
 
 It needs a process of its own, with TRITON_INTERPRET=0 from the start: Triton compiles its kernels
-here, it does not interpret them, and libcuda.so.1 is the stand-in.
+here, it does not interpret them, and libcuda.so.1 is the stand-in. The launchers of the CUDA
+kernels are compiled as host C++, on a runtime that does nothing either.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import os
 import re
 import subprocess
@@ -16,22 +18,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import torch
 import triton
 
-from pvt_kernels._C import cuda, driver
-from pvt_kernels.backends.cuda import sr_attention as cuda_layer
+from pvt_kernels._C import driver
+from pvt_kernels.backends.cuda import attention as cuda_attention
+from pvt_kernels.backends.cuda import feed_forward as cuda_feed_forward
+from pvt_kernels.backends.cuda import spatial_reduction as cuda_reduction
 from pvt_kernels.backends.registry import BACKENDS
 from pvt_kernels.backends.triton import launch as triton_launch
 from pvt_kernels.backends.triton import multi_head_attention as triton_mha
 from pvt_kernels.backends.triton import plan as triton_plan
 from pvt_kernels.backends.triton.attention.tiles import Tile
+from pvt_kernels.ops import repeated, sr_attention
 
+from ..cmake_module import build
 from .paths import ROOT
 
-BUILD = ROOT / "build" / "host"
+BUILD = ROOT / "build" / f"host-{sys.implementation.cache_tag}"
 PACKAGE = str(ROOT / "pvt_kernels") + os.sep
 
 
@@ -49,9 +55,18 @@ def _library() -> ctypes.CDLL:
     return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
+def _host_cuda() -> ModuleType:
+    build(ROOT / "tests" / "host", BUILD)
+    sys.path.insert(0, str(BUILD))
+    return importlib.import_module("host_cuda")
+
+
 library = _library()
+host_cuda = _host_cuda()
 library.stand_in_launched.restype = ctypes.c_char_p
 H100 = triton_launch.Gpu(90, 132)
+# what of host_cuda makes plans
+PLANNERS = [name for name in dir(host_cuda) if name.startswith("plan_")]
 # of triton.compile, as often as it was called
 compiled: list[str] = []
 
@@ -69,8 +84,7 @@ def install(fused_channels: int | None = None) -> None:
     for name in ("triton", "cuda"):
         able = {op: lambda inputs: [] for op in BACKENDS[name].reasons}
         BACKENDS[name] = replace(BACKENDS[name], reasons=able)
-    cuda_layer.cuda = _cuda_without_launches()
-    cuda_layer.device_and_stream = lambda tensor: (0, 0)
+    _use_cuda(host_cuda)
     triton_launch._gpu = lambda device: H100
     triton_plan.driver = SimpleNamespace(
         Plan=driver.Plan,
@@ -79,23 +93,23 @@ def install(fused_channels: int | None = None) -> None:
     triton_plan.triton = SimpleNamespace(compile=_compile, __version__=triton.__version__)
 
 
-def _cuda_without_launches() -> SimpleNamespace:
-    """The binding of the CUDA kernels, of which every function does nothing.
+CUDA_MODULES = cuda_attention, cuda_reduction, cuda_feed_forward
 
-    Its time is not in a layer's: the runtime below it can't be stood in for. What it launches is
-    counted where the kernels run on the CPU, in tests/simt.
-    """
 
-    def launch(*arguments: object) -> None:
-        pass
+def _use_cuda(binding: object) -> None:
+    """In place of the one whose launchers call CUDA's runtime."""
+    for module in CUDA_MODULES:
+        module.cuda = binding
 
-    def workspace(call: object) -> int:
-        return 1 << 16
 
-    names = [name for name in dir(cuda) if name.startswith(("attention_", "spatial_reduction_"))]
-    functions = {name: workspace if name.endswith("_workspace") else launch for name in names}
-    classes = ("Attention", "Heads", "SpatialReduction", "Tokens", "Dweight")
-    return SimpleNamespace(**functions, **{name: getattr(cuda, name) for name in classes})
+def forget_plans() -> None:
+    """All that was kept of calls."""
+    sr_attention._calls.clear()
+    repeated._kept.clear()
+    for module in CUDA_MODULES:
+        for kept in vars(module).values():
+            if hasattr(kept, "cache_clear"):
+                kept.cache_clear()
 
 
 def _compile(source, target, options) -> SimpleNamespace:
@@ -125,12 +139,17 @@ def _compile(source, target, options) -> SimpleNamespace:
 def reset(failing_launch: int = -1) -> None:
     """Forget the launches; the one of this number is to fail."""
     library.stand_in_reset(ctypes.c_long(failing_launch))
+    host_cuda.reset(failing_launch)
 
 
 def launched() -> list[str]:
-    """The kernels' names, since the last reset."""
+    """The kernels' names, since the last reset, Triton's before those in CUDA C++."""
     count = library.stand_in_launches()
-    return [library.stand_in_launched(i).decode() for i in range(count)]
+    names = [library.stand_in_launched(i).decode() for i in range(count)]
+    # as the linker has them, each name after its length
+    return names + [
+        re.search(r"cuda\d+(\w+_kernel)I", symbol)[1] for symbol in host_cuda.launched()
+    ]
 
 
 @contextmanager
@@ -144,32 +163,57 @@ def watched_memory(given: Sequence[torch.Tensor] | None = None) -> Iterator[None
     others = [] if given is None else _storages()
     known = {s.data_ptr() for s in others} - {t.untyped_storage().data_ptr() for t in given or ()}
 
-    class Plan:
+    def spans() -> list[tuple[int, int]]:
+        storages = [s for s in _storages() if s.data_ptr() not in known]
+        return [(s.data_ptr(), s.data_ptr() + s.nbytes()) for s in storages if s.nbytes()]
+
+    class TritonPlan:
         def __init__(self, *arguments: object) -> None:
             self.plan = driver.Plan(*arguments)
 
         def launch(self, *arguments: object) -> None:
-            storages = [s for s in _storages() if s.data_ptr() not in known]
-            spans = [(s.data_ptr(), s.data_ptr() + s.nbytes()) for s in storages if s.nbytes()]
-            array = ctypes.c_size_t * len(spans)
+            live = spans()
+            array = ctypes.c_size_t * len(live)
             library.stand_in_set_live(
-                len(spans), *(array(*ends) for ends in zip(*spans, strict=True))
+                len(live), *(array(*ends) for ends in zip(*live, strict=True))
             )
             try:
                 self.plan.launch(*arguments)
             finally:
                 library.stand_in_set_live(0, None, None)
 
-    triton_plan.driver.Plan = Plan
+    class CudaPlan:
+        def __init__(self, plan: object) -> None:
+            self.plan, self.workspace = plan, plan.workspace
+
+        def launch(self, stream: int, addresses: Sequence[int]) -> None:
+            live = spans()
+            for i, address in enumerate(addresses):
+                if address and not any(begin <= address < end for begin, end in live):
+                    raise RuntimeError(f"address {i} is of no live memory")
+            self.plan.launch(stream, addresses)
+
+    def making(function: Callable[..., object]) -> Callable[..., object]:
+        return lambda *arguments, **named: CudaPlan(function(*arguments, **named))
+
+    makers = {name: making(getattr(host_cuda, name)) for name in PLANNERS}
+    # plans that are made within are watched, and no others
+    forget_plans()
+    triton_plan.driver.Plan = TritonPlan
+    _use_cuda(SimpleNamespace(**makers))
     try:
         yield
     finally:
         triton_plan.driver.Plan = driver.Plan
+        _use_cuda(host_cuda)
+        forget_plans()
 
 
 def _storages() -> list[torch.UntypedStorage]:
     """Of all tensors that are alive."""
-    tensors = [t for t in gc.get_objects() if issubclass(type(t), torch.Tensor)]
+    # and no others than these, such as those that PyTorch traces with
+    kinds = torch.Tensor, torch.nn.Parameter
+    tensors = [t for t in gc.get_objects() if type(t) in kinds]
     return [t.untyped_storage() for t in tensors if t.device.type == "cpu"]
 
 
