@@ -90,8 +90,10 @@ class LiveModel:
             )
             for _ in range(depth)
         ]  # fmt: skip
-        # the four maps, side by side as well, and what follows; backward, their gradients
-        maps = (12 if backward else 9) * self.head_width
+        # the four maps, side by side as well, and what follows; backward, their gradients. Patched,
+        # their sum alone and what follows, of which inference on a CPU has no map as a whole
+        kept = (12, 9) if hidden else (5, 1)
+        maps = (kept[0] if backward else kept[1]) * self.head_width
         head = batch * maps * (size[0] // 4) * (size[1] // 4) * dtype.itemsize
         return backbone_growth(kind, blocks, parameters, dtype, backward) + head
 
