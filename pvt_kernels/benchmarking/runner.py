@@ -204,7 +204,7 @@ def _check_and_time(
     ring = Ring(work.inputs, cache_bytes(device))
     for contender in timed:
         # what was checked had another size, or other activations
-        if contender.kind == COMPILED and case.kind == PATCHED:
+        if contender.kind == COMPILED and case.kind in (BACKBONE, PATCHED):
             timed_call(work, modules[contender.name], contender, ring)()
     samples, given_up = interleave(
         {c.name: timed_call(work, modules[c.name], c, ring) for c in timed},

@@ -105,6 +105,12 @@ def test_feed_forward_networks_are_right_and_timed(form, dtype, mode, no_memory_
     assert ratio_to_best_peer(found["pvt_kernels"], list(found.values()))
 
 
+def test_of_several_images_small_ones_are_checked():
+    case = Case(BACKBONE, "pvt_tiny", (64, 96), FORWARD, "fp32", 2, "cpu")
+    inputs, note = workloads.workload(case, real_input=False).check_inputs(EAGER_SRA)
+    assert note == "checked at 224x224" and inputs.x.shape == (2, 3, 224, 224)
+
+
 def test_the_largest_image_follows_from_what_a_step_keeps(no_memory_measurement):
     case = Case(BACKBONE, "pvt_tiny", SIZE, TRAINING, "fp32", 1, "cpu")
     found = run(case, [EAGER_SRA, PEERS[1], Contender("pvt_kernels", PACKAGE)])
