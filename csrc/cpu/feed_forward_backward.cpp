@@ -23,6 +23,12 @@ struct Sums {
         fc2(own.take(hidden * round_up(channels, kLanes))),
         vectors(own.take<double>(hidden * kVectors)) {}
 
+  void clear(std::int64_t hidden, std::int64_t width) const {
+    std::fill(fc1, fc1 + hidden * width, 0.0f);
+    std::fill(fc2, fc2 + hidden * width, 0.0f);
+    std::fill(vectors, vectors + hidden * kVectors, 0.0);
+  }
+
   Sums from_row(std::int64_t row, std::int64_t width) const {
     Sums rest = *this;
     rest.fc1 += row * width;
@@ -52,13 +58,17 @@ struct BackwardScratch {
         base(base),
         sums_begin(shared.bytes()) {
     Scratch one(nullptr);
-    Sums(largest_part(), s.channels, one);
+    Sums(summed_at_a_time(), s.channels, one);
     sums_bytes = one.bytes();
     shared.take<char>(static_cast<std::int64_t>(sums_bytes) * workers());
   }
 
   std::int64_t workers() const { return groups * slabs.parts; }
-  std::int64_t largest_part() const {
+  // Whether a worker is done with hidden channels when it has been through its one slab: then it
+  // has sums of a chunk of them alone, which become gradients while they are in cache.
+  bool by_chunk() const { return slabs.total == 1; }
+  std::int64_t summed_at_a_time() const {
+    if (by_chunk()) return kHidden;
     const std::int64_t chunks = (slabs.sizes.hidden + kHidden - 1) / kHidden;
     return (chunks + slabs.parts - 1) / slabs.parts * kHidden;
   }
@@ -67,7 +77,7 @@ struct BackwardScratch {
   }
   Sums sums_of(std::int64_t worker) const {
     Scratch own(base, sums_begin + worker * sums_bytes);
-    return Sums(largest_part(), slabs.sizes.channels, own);
+    return Sums(summed_at_a_time(), slabs.sizes.channels, own);
   }
 
   struct Thread {
@@ -128,6 +138,13 @@ void load_token_rows(const Slab& slab, const Positions& range, const Tokens& t,
   }
 }
 
+// Where the gradients of the weights and biases go.
+template <class T>
+struct Gradients {
+  LinearGradient fc1, conv;
+  typename T::Storage* fc2;
+};
+
 template <class Act, class T>
 class Backward {
  public:
@@ -137,8 +154,9 @@ class Backward {
   using Scratches = BackwardScratch<A, T>;
   using Thread = typename Scratches::Thread;
 
-  Backward(const FeedForward& f, const Tokens& dresult, const Scratches& shared)
-      : f_(f), s_(f.sizes), dresult_(dresult), shared_(shared) {}
+  Backward(const FeedForward& f, const Tokens& dresult, const Gradients<T>& to,
+           const Scratches& shared)
+      : f_(f), s_(f.sizes), dresult_(dresult), to_(to), shared_(shared) {}
 
   // A worker's sums, and for each of its slabs tiles of dx that `finish` gets.
   template <class Finish>
@@ -147,10 +165,7 @@ class Backward {
     const std::int64_t group = worker / slabs.parts, part = worker % slabs.parts;
     const Sums sums = shared_.sums_of(worker);
     const Part hidden = hidden_part(s_, part, slabs.parts);
-    const std::int64_t size = hidden.count * w.width;
-    std::fill(sums.fc1, sums.fc1 + size, 0.0f);
-    std::fill(sums.fc2, sums.fc2 + size, 0.0f);
-    std::fill(sums.vectors, sums.vectors + hidden.count * Sums::kVectors, 0.0);
+    if (!shared_.by_chunk()) sums.clear(hidden.count, w.width);
     for (std::int64_t i = slabs.total * group / shared_.groups;
          i < slabs.total * (group + 1) / shared_.groups; ++i) {
       float* dx =
@@ -161,10 +176,9 @@ class Backward {
   }
 
   // The gradients of hidden channel `row` from all groups' sums.
-  void finish_row(std::int64_t row, const LinearGradient& fc1, const LinearGradient& conv,
-                  std::int64_t width) const {
+  void finish_row(std::int64_t row, std::int64_t width) const {
     const std::int64_t C = s_.channels;
-    auto* weight = static_cast<Storage*>(fc1.weight) + row * C;
+    auto* weight = static_cast<Storage*>(to_.fc1.weight) + row * C;
     for (std::int64_t c = 0; c < C; c += kLanes) {
       Vec sum = {};
       for_each_group(row,
@@ -178,16 +192,15 @@ class Backward {
       for (std::int64_t i = 0; i < Sums::kVectors; ++i)
         vectors[i] += sums.vectors[at * Sums::kVectors + i];
     });
-    fc1.bias[row] = static_cast<float>(vectors[Sums::kFc1Bias]);
+    to_.fc1.bias[row] = static_cast<float>(vectors[Sums::kFc1Bias]);
     if (!s_.convolved) return;
     for (std::int64_t i = 0; i < 9; ++i)
-      static_cast<float*>(conv.weight)[9 * row + i] = static_cast<float>(vectors[i]);
-    conv.bias[row] = static_cast<float>(vectors[Sums::kConvBias]);
+      static_cast<float*>(to_.conv.weight)[9 * row + i] = static_cast<float>(vectors[i]);
+    to_.conv.bias[row] = static_cast<float>(vectors[Sums::kConvBias]);
   }
 
   // Columns [first, first + count) of the gradient of fc2's weight, up to a vector of them.
-  void finish_columns(std::int64_t first, std::int64_t count, Storage* to,
-                      std::int64_t width) const {
+  void finish_columns(std::int64_t first, std::int64_t count, std::int64_t width) const {
     float block[kLanes * kLanes] = {}, turned[kLanes * kLanes];
     for (std::int64_t c = 0; c < s_.channels; c += kLanes) {
       for (std::int64_t i = 0; i < count; ++i) {
@@ -198,7 +211,7 @@ class Backward {
       }
       transpose(block, kLanes, turned, kLanes);
       for (std::int64_t i = 0; i < std::min<std::int64_t>(kLanes, s_.channels - c); ++i)
-        copy_from_floats<T>(turned + i * kLanes, count, to + (c + i) * s_.hidden + first);
+        copy_from_floats<T>(turned + i * kLanes, count, to_.fc2 + (c + i) * s_.hidden + first);
     }
   }
 
@@ -209,7 +222,8 @@ class Backward {
     const std::int64_t parts = shared_.slabs.parts;
     std::int64_t part = 0;
     while (row >= hidden_part(s_, part, parts).first + hidden_part(s_, part, parts).count) ++part;
-    const std::int64_t at = row - hidden_part(s_, part, parts).first;
+    std::int64_t at = row - hidden_part(s_, part, parts).first;
+    if (shared_.by_chunk()) at %= kHidden;
     for (std::int64_t group = 0; group < shared_.groups; ++group)
       use(shared_.sums_of(group * parts + part), at);
   }
@@ -229,8 +243,9 @@ class Backward {
     fill_mask(slab, 0, w.stride, w.own);
     for (std::int64_t first = hidden.first; first < hidden.first + hidden.count; first += kHidden) {
       const Part chunk{first, std::min(kHidden, hidden.first + hidden.count - first)};
-      const std::int64_t row = first - hidden.first;
+      const std::int64_t row = shared_.by_chunk() ? 0 : first - hidden.first;
       const Sums of_chunk = sums.from_row(row, w.width);
+      if (shared_.by_chunk()) of_chunk.clear(chunk.count, w.width);
       copy_rows<A, T>(fc1 + first * C, C, chunk.count, C, w.fc1);
       copy_row_units<A, T>(fc1 + first * C, C, chunk.count, C, w.fc1_columns, w.width);
       turn_blocks<A>(w.fc1_columns, units_of<A>(chunk.count), w.width);
@@ -249,7 +264,15 @@ class Backward {
           differentiate_tokens(own, tile, chunk, of_chunk, w);
         differentiate_fc1(own, tile, chunk, of_chunk, first > hidden.first, dx, w);
       }
+      if (shared_.by_chunk()) finish_chunk(chunk, w.width);
     }
+  }
+
+  void finish_chunk(const Part& chunk, std::int64_t width) const {
+    const std::int64_t end = chunk.first + chunk.count;
+    for (std::int64_t row = chunk.first; row < end; ++row) finish_row(row, width);
+    for (std::int64_t row = chunk.first; row < end; row += kLanes)
+      finish_columns(row, std::min<std::int64_t>(kLanes, end - row), width);
   }
 
   // The gradient of what goes into the second layer, of a tile, to w.gradients.
@@ -358,13 +381,13 @@ class Backward {
   const FeedForward& f_;
   const FeedForwardSizes& s_;
   const Tokens dresult_;
+  const Gradients<T> to_;
   const Scratches& shared_;
 };
 
 template <class Act, class T>
 void backward(const FeedForward& f, const Tokens& dresult, typename T::Storage* dx,
-              const LinearGradient& fc1, const LinearGradient& conv, typename T::Storage* fc2,
-              void* workspace) {
+              const Gradients<T>& gradients, void* workspace) {
   using A = typename ArithmeticFor<T>::type;
   using Thread = typename BackwardScratch<A, T>::Thread;
   const FeedForwardSizes& s = f.sizes;
@@ -372,7 +395,7 @@ void backward(const FeedForward& f, const Tokens& dresult, typename T::Storage* 
   const BackwardScratch<A, T> shared(s, workspace, shared_scratch);
   Thread(shared, size_of_thread);
   const Slabs& slabs = shared.slabs;
-  const Backward<Act, T> passes(f, dresult, shared);
+  const Backward<Act, T> passes(f, dresult, gradients, shared);
 #pragma omp parallel num_threads(s.threads)
   {
     Scratch own(workspace, shared_scratch.bytes() + omp_get_thread_num() * size_of_thread.bytes());
@@ -384,11 +407,13 @@ void backward(const FeedForward& f, const Tokens& dresult, typename T::Storage* 
         if (slabs.parts == 1) store_tokens<T>(slab, tiles, s.channels, dx, w.tokens);
       });
     }
+    if (!shared.by_chunk()) {
 #pragma omp for schedule(static) nowait
-    for (std::int64_t row = 0; row < s.hidden; ++row) passes.finish_row(row, fc1, conv, w.width);
+      for (std::int64_t row = 0; row < s.hidden; ++row) passes.finish_row(row, w.width);
 #pragma omp for schedule(static) nowait
-    for (std::int64_t row = 0; row < s.hidden; row += kLanes)
-      passes.finish_columns(row, std::min<std::int64_t>(kLanes, s.hidden - row), fc2, w.width);
+      for (std::int64_t row = 0; row < s.hidden; row += kLanes)
+        passes.finish_columns(row, std::min<std::int64_t>(kLanes, s.hidden - row), w.width);
+    }
     if (slabs.parts > 1) {
 #pragma omp for schedule(static)
       for (std::int64_t i = 0; i < slabs.total; ++i) {
@@ -422,9 +447,9 @@ void feed_forward_backward(const FeedForward& f, Tokens dresult, void* dx,
     using T = decltype(type);
     using Storage = typename T::Storage;
     with_activation(f.sizes.activation, [&](auto activation) {
-      backward<decltype(activation), T>(f, dresult, static_cast<Storage*>(dx), fc1_gradient,
-                                        conv_gradient, static_cast<Storage*>(fc2_weight_gradient),
-                                        workspace);
+      backward<decltype(activation), T>(
+          f, dresult, static_cast<Storage*>(dx),
+          {fc1_gradient, conv_gradient, static_cast<Storage*>(fc2_weight_gradient)}, workspace);
     });
   });
 }
