@@ -157,10 +157,9 @@ def suite(
         lowp = ("bf16", "fp16") if device == "cuda" else ("bf16",)
         dtypes = ("fp32",) if quick else ("fp32", *lowp)
     stages = tuple(STAGES) if stages is None else stages
-    if models is None:
-        models = ("pvt_tiny",) if quick else ("pvt_tiny", "pvt_small", "pvt_v2_b2")
+    models = ("pvt_tiny",) if models is None else models
     memory_sizes = sizes or (QUICK_MEMORY_SIZES if quick else MEMORY_SIZES)
-    sizes = sizes or ((QUICK_SIZE,) if quick else (*COCO_SIZES, CLASSIFICATION_SIZE))
+    sizes = sizes or ((QUICK_SIZE,) if quick else (QUICK_SIZE, CLASSIFICATION_SIZE))
     backbone_size = QUICK_SIZE if QUICK_SIZE in sizes else sizes[0]
     core_sizes = [s for s in sizes if s in (backbone_size, CLASSIFICATION_SIZE) and not quick]
     backbone_modes = (FORWARD,) if quick else (FORWARD, TRAINING)
