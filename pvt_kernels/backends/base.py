@@ -57,6 +57,7 @@ class FeedForwardInputs:
     dtype: torch.dtype
     channels: int
     hidden: int
+    convolved: bool
     dropout: bool
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pvt_kernels import backends
 from pvt_kernels.benchmarking.accuracy import attention_oracle
-from pvt_kernels.benchmarking.shapes import HIDDEN_RATIOS, STAGES, FeedForwardShape, LayerShape
+from pvt_kernels.benchmarking.shapes import STAGES, FeedForwardShape, LayerShape
 from pvt_kernels.layers import SRAttention
 from pvt_kernels.models.blocks import ConvMlp, Mlp
 from pvt_kernels.ops.attention import attention
@@ -197,13 +197,15 @@ def build_feed_forward(
     return network
 
 
-def runs_feed_forward(contender: Contender, x: Tensor) -> bool:
-    """Whether a contender's feed-forward networks are this package's kernels, for tokens like x."""
+def runs_feed_forward(
+    contender: Contender, x: Tensor, dim: int, hidden: int, convolved: bool
+) -> bool:
+    """Whether such a network of a contender is this package's kernels, for tokens like x."""
     if contender.kind != PACKAGE:
         return False
+    call = backends.FeedForwardInputs(x.device, x.dtype, dim, hidden, convolved, dropout=False)
     with contender.context():
-        chosen = {backends.decide(c).backend for c in feed_forward_calls(x.device, x.dtype)}
-    return not chosen & {"sdpa", "reference"}
+        return backends.decide(call).backend not in ("sdpa", "reference")
 
 
 def layer_by_layer(model: nn.Module) -> nn.Module:
@@ -263,9 +265,13 @@ def contenders(device: torch.device, dtype: torch.dtype) -> list[Contender]:
     return [NAIVE_MHA, *PEERS, *_package(_layer_calls(device, dtype))]
 
 
-def feed_forward_contenders(device: torch.device, dtype: torch.dtype) -> list[Contender]:
+def feed_forward_contenders(
+    shape: FeedForwardShape, device: torch.device, dtype: torch.dtype
+) -> list[Contender]:
     """The peers, and this package in the same way."""
-    return [*FEED_FORWARD_PEERS, *_package(feed_forward_calls(device, dtype))]
+    facts = shape.dim, shape.hidden, shape.convolved
+    call = backends.FeedForwardInputs(device, dtype, *facts, dropout=False)
+    return [*FEED_FORWARD_PEERS, *_package([call])]
 
 
 def _package(calls: list[backends.Inputs]) -> list[Contender]:
@@ -275,7 +281,9 @@ def _package(calls: list[backends.Inputs]) -> list[Contender]:
     for name in backends.BACKEND_NAMES:
         if name in ("reference", "sdpa") or chosen == [name]:
             continue
-        if not _reasons(name, calls):
+        with backends.use_backend(name):
+            able = all(backends.decide(inputs).backend == name for inputs in calls)
+        if able:
             package.append(Contender(f"pvt_kernels[{name}]", PACKAGE, name))
     return package
 
@@ -288,14 +296,6 @@ def backend_reasons(name: str, device: torch.device, dtype: torch.dtype) -> list
 def _reasons(name: str, calls: list[backends.Inputs]) -> list[str]:
     decisions = [backends.decide(inputs) for inputs in calls]
     return list(dict.fromkeys(reason for d in decisions for reason in d.reasons[name]))
-
-
-def feed_forward_calls(device: torch.device, dtype: torch.dtype) -> list[backends.Inputs]:
-    """What the feed-forward networks of PVT's four stages call."""
-    return [
-        backends.FeedForwardInputs(device, dtype, dim, HIDDEN_RATIOS[stage] * dim, dropout=False)
-        for stage, (dim, *_) in STAGES.items()
-    ]
 
 
 def _layer_calls(device: torch.device, dtype: torch.dtype) -> list[backends.Inputs]:

@@ -40,6 +40,7 @@ from pvt_kernels.benchmarking.contenders import (
 from pvt_kernels.benchmarking.live_models import LIVE_MODELS
 from pvt_kernels.benchmarking.needs import TRAINING_MEMORY, largest_side
 from pvt_kernels.benchmarking.results import FAILED, NOT_RUN, Measurement
+from pvt_kernels.benchmarking.shapes import feed_forward_shape
 from pvt_kernels.benchmarking.timing import (
     LONGEST_S,
     ROUNDS_FAR_BEHIND,
@@ -70,7 +71,8 @@ def field_of(case: Case) -> list[Contender]:
         return LIVE_MODELS[case.subject].contenders(case.size)
     device = torch.device(case.device)
     if case.kind == FEED_FORWARD:
-        return feed_forward_contenders(device, case.torch_dtype)
+        shape = feed_forward_shape(case.stage, case.convolved, case.size, case.batch)
+        return feed_forward_contenders(shape, device, case.torch_dtype)
     return _taking_part(case, contenders(device, case.torch_dtype))
 
 

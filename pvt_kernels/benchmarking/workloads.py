@@ -56,7 +56,7 @@ from pvt_kernels.benchmarking.shapes import (
     format_size,
     stage_shape,
 )
-from pvt_kernels.models.blocks import ConvMlp
+from pvt_kernels.models.blocks import ConvMlp, Mlp
 
 SEED = 0
 # Naive attention's matrix has up to 3.7e9 entries: a layer is checked on this many queries,
@@ -308,7 +308,8 @@ class FeedForwardWorkload(Workload):
         return build_feed_forward(eager, self.shape, self.state).double()
 
     def needed_bytes(self, contender: Contender) -> int:
-        hidden = not runs_feed_forward(contender, self.inputs.x)
+        facts = self.shape.dim, self.shape.hidden, self.shape.convolved
+        hidden = not runs_feed_forward(contender, self.inputs.x, *facts)
         return feed_forward_growth(hidden, self.shape, self.case.torch_dtype, self.case.backward)
 
     def check_inputs(self, contender: Contender) -> tuple[Inputs, str | None]:
@@ -350,7 +351,11 @@ class BackboneWorkload(Workload):
 
     def growth(self, contender: Contender, size: Size) -> int:
         """Bytes beyond weights and images that a call on images of a size needs, by the formula."""
-        hidden = not runs_feed_forward(contender, self.inputs.x)
+
+        def hidden(mlp: Mlp) -> int:
+            facts = mlp.fc1.in_features, mlp.fc1.out_features, isinstance(mlp, ConvMlp)
+            return 0 if runs_feed_forward(contender, self.inputs.x, *facts) else facts[1]
+
         blocks = [
             BlockShape(
                 LayerShape(
@@ -361,7 +366,7 @@ class BackboneWorkload(Workload):
                     size[1] // stride,
                     self.case.batch,
                 ),
-                block.mlp.fc1.out_features if hidden else 0,
+                hidden(block.mlp),
                 isinstance(block.mlp, ConvMlp),
             )
             for stage, stride in enumerate(self.model.strides, start=1)
@@ -433,7 +438,10 @@ class PatchedWorkload(BackboneWorkload):
 
     def growth(self, contender: Contender, size: Size) -> int:
         case, parameters = self.case, sum(p.numel() for p in self.model.parameters())
-        hidden = not runs_feed_forward(contender, self.inputs.x)
+        # of the first stage, beside whose hidden layers the others' are small
+        width = self.live.widths[0]
+        facts = width, width * self.live.mlp_ratios[0], self.live.convolved
+        hidden = not runs_feed_forward(contender, self.inputs.x, *facts)
         sizes = (size, case.batch, case.torch_dtype, parameters, case.backward)
         fused = contender.kind == COMPILED and SDPA in self.live.cores
         return self.live.growth(SDPA if fused else contender.kind, hidden, *sizes)

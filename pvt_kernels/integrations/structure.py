@@ -81,7 +81,8 @@ def calls(parts: Parts, like: Tensor) -> list[Inputs]:
 def network_calls(network: FeedForwardParts, like: Tensor) -> list[Inputs]:
     """The same of a feed-forward network."""
     hidden, channels = network.sizes
-    return [FeedForwardInputs(like.device, like.dtype, channels, hidden, dropout=False)]
+    convolved = network.conv is not None
+    return [FeedForwardInputs(like.device, like.dtype, channels, hidden, convolved, dropout=False)]
 
 
 def not_served_reasons(module: nn.Module, parts: Parts) -> list[str]:

@@ -71,7 +71,8 @@ def feed_forward(
         if not 0.0 <= dropout_p < 1.0:
             raise ValueError(f"feed_forward: dropout_p must be in [0, 1), got {dropout_p}")
         C, D = index(x.shape[-1]), index(layers[0].shape[0])
-    name = choose(FeedForwardInputs, x.device, x.dtype, C, D, not dropout_p <= 0)
+    convolved = layers[2] is not None
+    name = choose(FeedForwardInputs, x.device, x.dtype, C, D, convolved, not dropout_p <= 0)
     backend = get(name)
     if backend.composite:
         run = backend.modules["feed_forward"].feed_forward

@@ -48,7 +48,7 @@ def test_a_v100_runs_by_default(gpu, dtype):
     assert decide(AttentionInputs(GPU, dtype, 64, False)).backend == "cuda"
     assert decide(SpatialReductionInputs(GPU, dtype, 64, 8)).backend == "cuda"
     with pvt_kernels.use_backend("cuda"):
-        assert decide(FeedForwardInputs(GPU, dtype, 64, 512, False)).backend == "cuda"
+        assert decide(FeedForwardInputs(GPU, dtype, 64, 512, False, False)).backend == "cuda"
 
 
 def test_bfloat16_on_a_v100_names_what_runs(gpu):
@@ -104,7 +104,7 @@ def test_sizes_dtypes_and_dropout(gpu):
     assert cuda.BACKEND.not_supported_reasons(reduction) == [
         "the number of channels is 4104, no multiple of 8 up to 4096"
     ]
-    feed_forward = FeedForwardInputs(GPU, torch.float16, 20, 100, True)
+    feed_forward = FeedForwardInputs(GPU, torch.float16, 20, 100, False, True)
     assert cuda.BACKEND.not_supported_reasons(feed_forward) == [
         "the number of hidden channels is 100, no multiple of 8",
         "dropout of the hidden layer is active",

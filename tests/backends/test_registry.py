@@ -10,6 +10,7 @@ import pvt_kernels
 from pvt_kernels._C import cpu
 from pvt_kernels.backends import (
     AttentionInputs,
+    FeedForwardInputs,
     MultiHeadAttentionInputs,
     SpatialReductionInputs,
     decide,
@@ -61,32 +62,47 @@ def test_priority_by_compute_capability(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     gpu = torch.device("cuda", 0)
-    assert registry.priority(gpu, torch.float16, "attention") == expected
+    assert registry.priority(AttentionInputs(gpu, torch.float16, 64, False)) == expected
     # no run has these kernels on a GPU
     kernels = expected[: expected.index("sdpa")]
     wanted = ("sdpa", *kernels, "reference")
-    assert registry.priority(gpu, torch.float16, "feed_forward") == wanted
+    networks = FeedForwardInputs(gpu, torch.float16, 64, 512, False, False)
+    assert registry.priority(networks) == wanted
 
 
 def test_priority_without_nvidia_gpu(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert registry.priority(torch.device("cuda", 0), torch.float16, "attention") == (
-        "sdpa",
-        "reference",
-    )
-    assert registry.priority(torch.device("mps"), torch.float16, "attention") == (
-        "sdpa",
-        "reference",
-    )
+    for device in (torch.device("cuda", 0), torch.device("mps")):
+        inputs = AttentionInputs(device, torch.float16, 64, False)
+        assert registry.priority(inputs) == ("sdpa", "reference")
 
 
 @pytest.mark.parametrize("path", ["avx512_bf16", "amx_bf16"])
 def test_priority_on_the_cpu(monkeypatch, path):
     monkeypatch.setattr(registry, "_fastest_code_path", lambda: path)
-    cpu, amx = torch.device("cpu"), path == "amx_bf16"
-    assert registry.priority(cpu, torch.float32, "attention") == ("cpu", "sdpa", "reference")
+    assert registry.priority(CPU_ATTENTION) == ("cpu", "sdpa", "reference")
+    amx = path == "amx_bf16"
     bf16 = ("sdpa", "cpu", "reference") if amx else ("cpu", "sdpa", "reference")
-    assert registry.priority(cpu, torch.bfloat16, "attention") == bf16
+    inputs = AttentionInputs(torch.device("cpu"), torch.bfloat16, 64, False)
+    assert registry.priority(inputs) == bf16
+
+
+@pytest.mark.parametrize(
+    ("path", "dtype"), [("avx512_bf16", torch.bfloat16), ("avx2", torch.float32)]
+)
+def test_wide_networks_without_a_convolution(monkeypatch, path, dtype):
+    """Where a run shows PyTorch's layers to be faster, and nowhere else."""
+    cpu = torch.device("cpu")
+
+    def first(channels: int, convolved: bool, dtype: torch.dtype = dtype) -> str:
+        inputs = FeedForwardInputs(cpu, dtype, channels, 4 * channels, convolved, False)
+        return registry.priority(inputs)[0]
+
+    monkeypatch.setattr(registry, "_fastest_code_path", lambda: path)
+    assert first(256, False) == first(512, False) == "sdpa"
+    assert first(128, False) == first(512, True) == first(512, False, torch.float16) == "cpu"
+    monkeypatch.setattr(registry, "_fastest_code_path", lambda: "avx512")
+    assert first(512, False) == "cpu"
 
 
 def test_a_decision_says_why_sdpa_comes_first(monkeypatch):

@@ -77,7 +77,7 @@ FOUR = [
 @pytest.mark.parametrize("case", FOUR, ids=str)
 def test_gradcheck(case, backend):
     device = torch.device("cpu")
-    skip_unless_supported(backend, FeedForwardInputs(device, torch.float64, 5, 6, False))
+    skip_unless_supported(backend, FeedForwardInputs(device, torch.float64, 5, 6, True, False))
     inputs = [t.requires_grad_() for t in random_inputs(case, torch.float64)]
     with use_backend(backend):
         assert torch.autograd.gradcheck(of_tensors(feed_forward, case), inputs)
@@ -196,7 +196,7 @@ def test_triton_runs_it_on_gpus_but_for_dropout(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    facts = (torch.device("cuda", 0), torch.float16, 64, 512)
+    facts = (torch.device("cuda", 0), torch.float16, 64, 512, False)
     triton = BACKENDS["triton"]
     missing = [] if find_spec("triton") else ["the package triton is not installed"]
     assert triton.not_supported_reasons(FeedForwardInputs(*facts, False)) == missing
@@ -209,7 +209,7 @@ def test_triton_runs_it_on_gpus_but_for_dropout(monkeypatch):
 @pytest.mark.parametrize("backend", ["cpu", "triton", "reference"])
 @pytest.mark.parametrize("case", FOUR[1:3], ids=str)
 def test_opcheck(case, backend):
-    facts = (torch.device("cpu"), torch.float32, case.C, case.D, False)
+    facts = (torch.device("cpu"), torch.float32, case.C, case.D, case.conv, False)
     skip_unless_supported(backend, FeedForwardInputs(*facts))
     inputs = [t.requires_grad_() for t in random_inputs(case)]
     layers = inputs[1:]

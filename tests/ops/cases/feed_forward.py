@@ -61,7 +61,7 @@ def of_tensors(op: Callable[..., Tensor], case: Case) -> Callable[..., Tensor]:
 
 
 def check_against_oracle(backend: str, case: Case, dtype: torch.dtype) -> None:
-    inputs = FeedForwardInputs(torch.device("cpu"), dtype, case.C, case.D, False)
+    inputs = FeedForwardInputs(torch.device("cpu"), dtype, case.C, case.D, case.conv, False)
     skip_unless_supported(backend, inputs)
 
     def op(*arguments):
