@@ -290,11 +290,7 @@ def _package(calls: list[backends.Inputs]) -> list[Contender]:
 
 def backend_reasons(name: str, device: torch.device, dtype: torch.dtype) -> list[str]:
     """Why a backend can't run PVT's four stages on a device; empty if it can."""
-    return _reasons(name, _layer_calls(device, dtype))
-
-
-def _reasons(name: str, calls: list[backends.Inputs]) -> list[str]:
-    decisions = [backends.decide(inputs) for inputs in calls]
+    decisions = [backends.decide(inputs) for inputs in _layer_calls(device, dtype)]
     return list(dict.fromkeys(reason for d in decisions for reason in d.reasons[name]))
 
 
