@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -33,7 +32,7 @@ PYTORCH_NAMES = ("sdpa", "reference")
 
 _ENVIRONMENT_VARIABLE = "PVT_KERNELS_BACKEND"
 # every variable that a backend's choice or its reasons depend on
-_ENVIRONMENT = (_ENVIRONMENT_VARIABLE, "TRITON_INTERPRET")
+_ENVIRONMENT = (_ENVIRONMENT_VARIABLE, "PVT_KERNELS_CPU_CAPABILITY", "TRITON_INTERPRET")
 _warned: set[tuple[str, ...]] = set()
 # what was chosen before, by everything that the choice depends on
 _chosen: dict[tuple, str] = {}
@@ -51,8 +50,8 @@ class SdpaFirst:
         reason: that the choice gives, with what is known under benchmarks/results.
         op: None for all.
         dtype: of the tensors; None for all.
-        code_path: of CPUs that have it as the fastest; None for all. What
-            PVT_KERNELS_CPU_CAPABILITY forces is no matter: PyTorch uses what the CPU has.
+        code_path: that the CPU's kernels take, as PVT_KERNELS_CPU_CAPABILITY may force it: what is
+            measured with it is what runs by default on CPUs that have no more. None for all.
         of: whether a call is such a one, by what else is known of it.
     """
 
@@ -68,7 +67,7 @@ class SdpaFirst:
             inputs.device.type == self.device_type
             and self.op in (None, inputs.op)
             and self.dtype in (None, inputs.dtype)
-            and self.code_path in (None, _fastest_code_path())
+            and (self.code_path is None or self.code_path == cpu_kernels.capability())
             and self.of(inputs)
         )
 
@@ -172,11 +171,6 @@ def _kernels(device: torch.device) -> tuple[str, ...]:
         older = torch.cuda.get_device_capability(device) < (8, 0)
         return ("cuda",) if older else ("triton", "cuda")
     return ()
-
-
-@cache
-def _fastest_code_path() -> str:
-    return cpu_kernels.capabilities()[-1]
 
 
 def _sdpa_first(inputs: Inputs) -> SdpaFirst | None:

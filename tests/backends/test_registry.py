@@ -79,7 +79,7 @@ def test_priority_without_nvidia_gpu(monkeypatch):
 
 @pytest.mark.parametrize("path", ["avx512_bf16", "amx_bf16"])
 def test_priority_on_the_cpu(monkeypatch, path):
-    monkeypatch.setattr(registry, "_fastest_code_path", lambda: path)
+    monkeypatch.setattr(registry.cpu_kernels, "capability", lambda: path)
     assert registry.priority(CPU_ATTENTION) == ("cpu", "sdpa", "reference")
     amx = path == "amx_bf16"
     bf16 = ("sdpa", "cpu", "reference") if amx else ("cpu", "sdpa", "reference")
@@ -98,16 +98,25 @@ def test_wide_networks_without_a_convolution(monkeypatch, path, dtype):
         inputs = FeedForwardInputs(cpu, dtype, channels, 4 * channels, convolved, False)
         return registry.priority(inputs)[0]
 
-    monkeypatch.setattr(registry, "_fastest_code_path", lambda: path)
+    monkeypatch.setattr(registry.cpu_kernels, "capability", lambda: path)
     assert first(256, False) == first(512, False) == "sdpa"
     assert first(128, False) == first(512, True) == first(512, False, torch.float16) == "cpu"
-    monkeypatch.setattr(registry, "_fastest_code_path", lambda: "avx512")
+    monkeypatch.setattr(registry.cpu_kernels, "capability", lambda: "avx512")
     assert first(512, False) == "cpu"
+
+
+def test_the_code_path_in_use_decides_and_not_the_fastest(monkeypatch):
+    """So that what is measured with a lower one forced is what a lesser CPU would run."""
+    facts = (torch.float32, 256, 1024, False, False)
+    for path in registry.cpu_kernels.capabilities():
+        monkeypatch.setenv("PVT_KERNELS_CPU_CAPABILITY", path)
+        chosen = registry.choose(FeedForwardInputs, torch.device("cpu"), *facts)
+        assert chosen == ("sdpa" if path == "avx2" else "cpu"), path
 
 
 def test_a_decision_says_why_sdpa_comes_first(monkeypatch):
     rule = next(rule for rule in registry.SDPA_FIRST if rule.device_type == "cpu")
-    monkeypatch.setattr(registry, "_fastest_code_path", lambda: rule.code_path)
+    monkeypatch.setattr(registry.cpu_kernels, "capability", lambda: rule.code_path)
     inputs = AttentionInputs(torch.device("cpu"), rule.dtype, 64, False)
     decision = decide(inputs)
     assert (decision.backend, decision.reasons["cpu"]) == ("sdpa", [rule.reason])
