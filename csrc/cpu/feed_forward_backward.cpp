@@ -238,8 +238,10 @@ class Backward {
     load_tokens<A, T>(slab, near, dresult_, C, w.tokens, w.dresult);
     load_token_rows<A, T>(slab, own, f_.x, C, w.width, w.tokens, w.x_rows);
     load_token_rows<A, T>(slab, near, dresult_, C, w.width, w.tokens, w.dresult_rows);
-    fill_mask(slab, slab.halo, w.stride, w.in_map);
-    fill_mask(slab, 1, w.stride, w.near);
+    if (s_.convolved) {
+      fill_mask(slab, slab.halo, w.stride, w.in_map);
+      fill_mask(slab, 1, w.stride, w.near);
+    }
     fill_mask(slab, 0, w.stride, w.own);
     for (std::int64_t first = hidden.first; first < hidden.first + hidden.count; first += kHidden) {
       const Part chunk{first, std::min(kHidden, hidden.first + hidden.count - first)};

@@ -214,7 +214,9 @@ class _Sum:
 
     def of(self, weight: Tensor) -> Tensor:
         """In the weight's dtype; zeros where there were no slabs."""
-        return torch.zeros_like(weight) if self._total is None else self._total.to(weight.dtype)
+        if self._total is None:
+            return weight.new_zeros(weight.shape)
+        return self._total.to(weight.dtype)
 
 
 def slab_tokens(device: torch.device, hidden: int, itemsize: int, buffers: int) -> int:

@@ -213,6 +213,31 @@ def test_feed_forward_keeps_nan_within_the_convolutions_reach():
     assert torch.equal(actual[0, ~reached.flatten()], expected[0, ~reached.flatten()])
 
 
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("heads", [1, 2])
+def test_the_default_dtype_does_not_matter(heads, default):
+    """What the kernels write to is float32 all the same, as are the tensors here."""
+    layer = SRAttention(16 * heads, heads, qkv_bias=True, sr_ratio=2)
+    case = ffn_cases.Case(2, 6, 8, 16 * heads, 64)
+    x, *parts = (t.requires_grad_() for t in ffn_cases.random_inputs(case))
+    network = ffn_cases.of_tensors(feed_forward, case)
+    parameters = (x, *parts, *layer.parameters())
+
+    def gradients():
+        with use_backend("cpu"):
+            return torch.autograd.grad(network(layer(x, 6, 8), *parts).square().sum(), parameters)
+
+    expected = gradients()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        actual = gradients()
+    finally:
+        torch.set_default_dtype(before)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e)
+
+
 def test_several_python_threads_at_once():
     layer = SRAttention(64, 2, sr_ratio=2)
     xs = [torch.randn(2, 14 * 18, 64) for _ in range(16)]

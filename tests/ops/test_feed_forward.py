@@ -275,11 +275,54 @@ def test_pytorchs_form_runs_in_slabs_where_nothing_is_differentiated(case, monke
     with use_backend("sdpa"), torch.no_grad():
         expected = of_tensors(feed_forward, case)(*inputs)
         # a few rows of the map
-        monkeypatch.setattr(sdpa, "SLAB_BYTES", 2 * 6 * 10 * 64 * 4)
+        monkeypatch.setattr(sdpa, "SLAB_BYTES", 6 * 10 * 64 * 4)
         sizes = []
         whole = sdpa.whole
         monkeypatch.setattr(sdpa, "whole", lambda x, *rest: sizes.append(x) or whole(x, *rest))
         actual = of_tensors(feed_forward, case)(*inputs)
     torch.testing.assert_close(actual, expected)
-    assert len(sizes) > 3
-    assert max(x.shape[1] for x in sizes) <= 60
+    assert len(sizes) > 6
+    assert max(x.shape[0] * x.shape[1] for x in sizes) <= 60
+
+
+def test_pytorchs_form_takes_as_many_images_as_a_slab_holds(monkeypatch):
+    case = Case(5, 4, 5, 8, 64)
+    inputs = random_inputs(case)
+    with use_backend("sdpa"), torch.no_grad():
+        expected = of_tensors(feed_forward, case)(*inputs)
+        monkeypatch.setattr(sdpa, "SLAB_BYTES", 2 * 20 * 64 * 4)
+        images = []
+        own = sdpa.whole
+        monkeypatch.setattr(sdpa, "whole", lambda x, *rest: images.append(len(x)) or own(x, *rest))
+        actual = of_tensors(feed_forward, case)(*inputs)
+    torch.testing.assert_close(actual, expected)
+    assert images == [2, 2, 1]
+
+
+def test_dropout_is_the_same_with_and_without_gradients(monkeypatch):
+    """Checkpointing runs the forward without, and later with them from the same random state."""
+    monkeypatch.setattr(sdpa, "SLAB_BYTES", 1)
+    case = Case(2, 6, 7, 8, 64)
+    x, *layers = random_inputs(case)
+    results = []
+    for x.requires_grad in (False, True):
+        torch.manual_seed(0)
+        results.append(feed_forward(x, 6, 7, *layers, dropout_p=0.5).detach())
+    torch.testing.assert_close(*results)
+
+
+def test_images_side_by_side_without_a_convolution():
+    """The kernels read them as one; not so rows of which another tensor is a part."""
+    case = Case(3, 5, 1, 8, 32, conv=False)
+    x, *layers = random_inputs(case)
+    dresult = torch.randn(x.shape)
+    wider = torch.randn(3, 6, 8)
+    wider[:, 1:] = x
+    op = of_tensors(feed_forward, case)
+    with use_backend("cpu"):
+        expected = with_gradients(op, (x, *layers), dresult)
+        for strided in (wider[:, 1:], x.transpose(0, 1).contiguous().transpose(0, 1)):
+            assert not strided.is_contiguous()
+            actual = with_gradients(op, (strided, *layers), dresult)
+            for a, e in zip(actual, expected, strict=True):
+                torch.testing.assert_close(a, e)

@@ -27,6 +27,8 @@ def forward(
     x = with_adjacent_channels(x)
     layers = _prepared(fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)
     result = x.new_empty(x.shape)
+    if dw_weight is None:
+        (x,) = _as_one_image(x)
     sizes = _sizes(x, H, W, fc1_weight, dw_weight, activation, relu_before_conv)
     cpu.feed_forward_forward(sizes, tokens(x), *_addresses(*layers), address(result))
     return result
@@ -50,9 +52,12 @@ def backward(
     dresult, x = with_adjacent_channels(dresult), with_adjacent_channels(x)
     layers = _prepared(fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, None)
     dx, dfc1, dfc2 = (x.new_empty(t.shape) for t in (x, fc1_weight, fc2_weight))
-    dfc1_bias = torch.empty(D)
-    dconv = torch.empty(0 if dw_weight is None else (D, 1, 3, 3))
-    dconv_bias = torch.empty(0 if dw_weight is None else D)
+    if dw_weight is None:
+        x, dresult = _as_one_image(x, dresult)
+    conv = (0,) if dw_weight is None else dw_weight.shape
+    dfc1_bias, dconv, dconv_bias = (
+        x.new_empty(shape, dtype=torch.float32) for shape in ((D,), conv, conv[:1])
+    )
     cpu.feed_forward_backward(
         _sizes(x, H, W, fc1_weight, dw_weight, activation, relu_before_conv),
         *map(tokens, (dresult, x)),
@@ -67,6 +72,14 @@ def backward(
         t.to(dtype) for t in (dfc1_bias, dconv, dconv_bias, dfc2_bias)
     )
     return dx, dfc1, dfc1_bias, dconv, dconv_bias, dfc2, dfc2_bias
+
+
+def _as_one_image(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tokens of all images side by side, where strides allow: each image packs the weights."""
+    B, N, C = tensors[0].shape
+    if B > 1 and all(N == 1 or t.stride(0) == N * t.stride(1) for t in tensors):
+        return tuple(t.view(1, B * N, C) for t in tensors)
+    return tensors
 
 
 def _prepared(

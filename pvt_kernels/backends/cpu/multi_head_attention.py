@@ -72,7 +72,7 @@ def backward(
     layers = zip(map(address, weights), map(address, biases), strict=True)
     dx, dy = x.new_empty(x.shape), y.new_empty(y.shape)
     dweights = [x.new_empty(weight.shape) for weight in weights]
-    dbiases = [torch.empty(rows * C) for rows in (1, 2, 1)]
+    dbiases = [x.new_empty(rows * C, dtype=torch.float32) for rows in (1, 2, 1)]
     cpu.multi_head_attention_backward(
         _sizes(x, y, lse.shape[1], scale),
         *map(tokens, (dresult, x, y)),

@@ -58,7 +58,7 @@ def backward(
     left_over = H % R or W % R
     dx = x.new_zeros(B, N, C) if left_over else x.new_empty(B, N, C)
     dweight = weight.new_empty(weight.shape)
-    dbias, dnorm_weight, dnorm_bias = torch.empty(3, C).unbind()
+    dbias, dnorm_weight, dnorm_bias = x.new_empty(3, C, dtype=torch.float32).unbind()
     cpu.spatial_reduction_backward(
         _sizes(x, H, W, R, eps=0.0),
         address(dy),

@@ -37,19 +37,22 @@ def feed_forward(
         t is not None and t.requires_grad for t in (x, *layers)
     )
     observed = torch.compiler.is_compiling() or transforms.active()
-    if differentiated or observed or x.device.type != "cpu":
+    # a slab's dropout would draw other numbers than the whole's, which checkpointing runs later
+    if differentiated or observed or x.device.type != "cpu" or dropout_p > 0:
         return whole(x, H, W, *layers, *options)
     halo = int(dw_weight is not None)
     if not halo:
         H, W = x.shape[1], 1
-    row_bytes = x.shape[0] * W * len(fc1_weight) * x.element_size()
-    rows = max(1, SLAB_BYTES // max(row_bytes, 1) - 2 * halo)
-    if rows >= H:
+    row_bytes = max(W * len(fc1_weight) * x.element_size(), 1)
+    images = max(1, SLAB_BYTES // (row_bytes * max(H, 1)))
+    rows = max(1, SLAB_BYTES // row_bytes - 2 * halo)
+    if images >= len(x) and rows >= H:
         return whole(x, H, W, *layers, *options)
     result = x.new_empty(x.shape)
-    for first in range(0, H, rows):
-        end = min(first + rows, H)
-        begin, stop = max(first - halo, 0), min(end + halo, H)
-        slab = whole(x[:, begin * W : stop * W], stop - begin, W, *layers, *options)
-        result[:, first * W : end * W] = slab[:, (first - begin) * W : (end - begin) * W]
+    for some, into in zip(x.split(images), result.split(images), strict=True):
+        for first in range(0, H, rows):
+            end = min(first + rows, H)
+            begin, stop = max(first - halo, 0), min(end + halo, H)
+            slab = whole(some[:, begin * W : stop * W], stop - begin, W, *layers, *options)
+            into[:, first * W : end * W] = slab[:, (first - begin) * W : (end - begin) * W]
     return result
