@@ -11,7 +11,15 @@ from typing import NamedTuple, TypeGuard
 from torch import Tensor, nn
 
 from pvt_kernels.ops.feed_forward import feed_forward
-from pvt_kernels.parts import LINEAR_TYPES, fits, is_conv, is_listened_to, is_plain, is_watched
+from pvt_kernels.parts import (
+    LINEAR_TYPES,
+    fits,
+    is_conv,
+    is_listened_to,
+    is_plain,
+    is_pointwise,
+    is_watched,
+)
 
 # timm's and transformers' own modules of the exact GELU
 GELUS = (("timm.layers.activations", "GELU"), ("transformers.activations", "GELUActivation"))
@@ -50,8 +58,8 @@ class FeedForwardParts(NamedTuple):
 
 
 def serves(parts: FeedForwardParts, x: Tensor) -> bool:
-    """Whether `forward` does all that calling the parts on x (B, N, C) would: each part is known,
-    and nobody listens."""
+    """Whether `forward` does all that calling the parts on x would: each part is known, and nobody
+    listens."""
     fc1, fc2, conv = parts.fc1, parts.fc2, parts.conv
     if is_watched(x):
         return False
@@ -64,6 +72,7 @@ def serves(parts: FeedForwardParts, x: Tensor) -> bool:
     return (
         fc2.weight.shape[:2] == (C, D)
         and x.shape[-1] == C
+        and (conv is None or x.dim() == 3)
         and fits(x, fc1.weight, fc1.bias)
         and fits(x, fc2.weight, fc2.bias)
         and (conv is None or (_is_depthwise(conv, D) and fits(x, conv.weight, conv.bias)))
@@ -75,7 +84,10 @@ def serves(parts: FeedForwardParts, x: Tensor) -> bool:
 
 
 def forward(parts: FeedForwardParts, x: Tensor, H: int, W: int) -> Tensor:
-    """Of tokens (B, N, C) on a map of H x W, where `serves` says so; before `beside`."""
+    """Of tokens (B, N, C) on a map of H x W, where `serves` says so; before `beside`.
+
+    Without a convolution of any x (..., C), such as pooled tokens.
+    """
     fc1, fc2, conv, dropout = parts.fc1, parts.fc2, parts.conv, parts.dropout
     assert isinstance(fc1, (nn.Linear, nn.Conv2d)) and isinstance(fc2, (nn.Linear, nn.Conv2d))
     w1, w2 = fc1.weight, fc2.weight
@@ -90,7 +102,9 @@ def forward(parts: FeedForwardParts, x: Tensor, H: int, W: int) -> Tensor:
     dropout_p = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
     relu = type(parts.before_conv) is nn.ReLU
     layers = (w1, fc1.bias, *dw, w2, fc2.bias)
-    return feed_forward(x, H, W, *layers, activation, relu, dropout_p)  # pyright: ignore[reportCallIssue]
+    tokens = x if x.dim() == 3 else x.reshape(1, -1, x.shape[-1])
+    result = feed_forward(tokens, H, W, *layers, activation, relu, dropout_p)  # pyright: ignore[reportCallIssue]
+    return result if x.dim() == 3 else result.view(x.shape)
 
 
 def known_reasons(parts: FeedForwardParts) -> list[str]:
@@ -100,7 +114,7 @@ def known_reasons(parts: FeedForwardParts) -> list[str]:
     for name, layer in (("fc1", parts.fc1), ("fc2", parts.fc2)):
         if not isinstance(layer, kind):
             reasons.append(f"its {name} is a {type(layer).__name__}, not a {kind.__name__}")
-        elif parts.pointwise and not _is_pointwise(layer):
+        elif parts.pointwise and not is_pointwise(layer):
             reasons.append(f"its {name} is no convolution of 1 x 1")
     known = not reasons
     if known and parts._replace(fc1=parts.fc2).sizes != parts.sizes[::-1]:
@@ -136,18 +150,7 @@ def _is_linear(layer: nn.Module, pointwise: bool) -> TypeGuard[nn.Linear | nn.Co
     """Whether it is exactly the layer that it is taken for, and nobody listens to it."""
     if not pointwise:
         return is_plain(layer, LINEAR_TYPES)
-    return is_conv(layer) and not is_listened_to(layer) and _is_pointwise(layer)
-
-
-def _is_pointwise(conv: nn.Module) -> bool:
-    """Whether a convolution computes what a linear layer does, at each place of the map."""
-    return (
-        isinstance(conv, nn.Conv2d)
-        and conv.kernel_size == (1, 1)
-        and conv.stride == (1, 1)
-        and conv.padding in ((0, 0), "valid", "same")
-        and conv.groups == 1
-    )
+    return is_pointwise(layer) and not is_listened_to(layer)
 
 
 def _is_depthwise(conv: nn.Module, channels: int) -> TypeGuard[nn.Conv2d]:

@@ -238,9 +238,9 @@ def is_listened_to(module: nn.Module) -> bool:
 
 def drops_nothing(dropout: nn.Module) -> bool:
     """Whether leaving out the call of a dropout changes nothing."""
-    if dropout.training and getattr(dropout, "p", 1.0) > 0:
+    if type(dropout) is nn.Dropout and dropout.training and dropout.p > 0:
         return False
-    return is_plain(dropout, (nn.Dropout,))
+    return is_plain(dropout, (nn.Dropout, nn.Identity))
 
 
 def is_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -249,6 +249,17 @@ def is_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     return (kind is nn.Conv2d and kind.forward is FORWARDS[kind]) or (
         isinstance(module, nn.Conv2d)
         and (kind.__module__, kind.__name__) == ("mmcv.cnn.bricks.wrappers", "Conv2d")
+    )
+
+
+def is_pointwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it is a convolution that computes what a linear layer does, at each place."""
+    return (
+        is_conv(module)
+        and module.kernel_size == (1, 1)
+        and module.stride == (1, 1)
+        and module.padding in ((0, 0), "valid", "same")
+        and module.groups == 1
     )
 
 

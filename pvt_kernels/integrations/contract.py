@@ -2,21 +2,23 @@
 
 A fork may have the same parts and parameters as the module that it was made from, and return
 something else. Its source says so in too many ways, so it is run: on a few tokens, in fp64 on the
-CPU, with random parts of plain kinds in place of its own. Whatever its parts are, adapters call
-them as they are; what is in question is the code around them. Neither the module nor any random
-state changes.
+CPU, with random parts of plain kinds in place of its own; in evaluation, and in training with the
+gradients of what it is given. Whatever its parts are, adapters call them as they are; what is in
+question is the code around them. Neither the module nor any random state changes.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from copy import copy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from pvt_kernels import backends
 from pvt_kernels.integrations.adapter import Adapter
@@ -35,7 +37,7 @@ def broken(module: nn.Module, adapter: Adapter) -> str:
     with (
         _disable_current_modes(),
         torch.device("cpu"),
-        torch.no_grad(),
+        torch.inference_mode(False),
         torch.autocast("cpu", enabled=False),
         torch.random.fork_rng(devices=[]),
         backends.use_backend("sdpa"),
@@ -43,16 +45,49 @@ def broken(module: nn.Module, adapter: Adapter) -> str:
         torch.default_generator.manual_seed(0)
         try:
             twin, args = _twin_and_arguments(module, adapter)
-            expected = type(twin).forward(twin, *args)
         except Exception as error:
             return f"its own forward can't be tried: {_in_a_line(error)}"
-        try:
-            actual = (adapter.trial or adapter.forward)(twin, _own(twin, adapter), *args)
-        except _NotServed:
-            return "it has a part whose kind is not known, and would always run its own forward"
-        except Exception as error:
-            return f"its own forward takes what the adapter does not: {_in_a_line(error)}"
-    return _difference(expected, actual)
+        return _tried(twin, adapter, args) or _tried(twin, adapter, args, training=True)
+
+
+def _tried(twin: Any, adapter: Adapter, args: tuple, training: bool = False) -> str:
+    """In what way a twin's results, and in training its gradients, are not its adapter's."""
+    twin.train(training)
+    run = _with_gradients if training else _without_gradients
+    try:
+        expected = run(partial(type(twin).forward, twin), args)
+    except Exception as error:
+        return f"its own forward can't be tried: {_in_a_line(error)}"
+    try:
+        actual = run(partial(adapter.trial or adapter.forward, twin, _own(twin, adapter)), args)
+    except _NotServed:
+        # in training it does so with a dropout
+        unknown = "it has a part whose kind is not known, and would always run its own forward"
+        return "" if training else unknown
+    except Exception as error:
+        return f"its own forward takes what the adapter does not: {_in_a_line(error)}"
+    difference = _difference(*expected, *actual)
+    return f"{difference} in training" if difference and training else difference
+
+
+def _without_gradients(forward: Callable, args: tuple) -> tuple[Any, tuple]:
+    with torch.no_grad():
+        return forward(*args), ()
+
+
+def _with_gradients(forward: Callable, args: tuple) -> tuple[Any, tuple]:
+    """What it returns, and the gradients of all given tensors of a function of that."""
+    torch.default_generator.manual_seed(1)
+    args = tree_map_only(Tensor, lambda t: t.detach().requires_grad_(), args)
+    given = [t for t in tree_leaves(args) if isinstance(t, Tensor)]
+    with torch.enable_grad():
+        result = forward(*args)
+        found = [t for t in tree_leaves(result) if isinstance(t, Tensor) and t.requires_grad]
+    by = [t.detach() for t in found]
+    result = tree_map_only(Tensor, Tensor.detach, result)
+    if not found:
+        return result, (None,) * len(given)
+    return result, torch.autograd.grad(found, given, by, allow_unused=True)
 
 
 def _twin_and_arguments(module: Any, adapter: Adapter) -> tuple[Any, tuple]:
@@ -77,7 +112,14 @@ def _own(twin: nn.Module, adapter: Adapter) -> Any:
     return own
 
 
-def _difference(expected: Any, actual: Any) -> str:
+def _difference(expected: Any, gradients: tuple, actual: Any, other_gradients: tuple) -> str:
+    difference = _difference_of(expected, actual)
+    if not difference and _difference_of(gradients, other_gradients):
+        return "its forward has other gradients"
+    return difference
+
+
+def _difference_of(expected: Any, actual: Any) -> str:
     (tensors, shape), (others, other_shape) = tree_flatten(expected), tree_flatten(actual)
     if shape != other_shape:
         return f"its forward returns {_kind(expected)}, not {_kind(actual)}"
@@ -136,15 +178,15 @@ def _twin(module: Any, stand_ins: dict[int, nn.Module]) -> Any:
         if name.startswith("_") and "hooks" in name and isinstance(value, dict):
             attributes[name] = OrderedDict()
     attributes.update(training=False, _compiled_call_impl=None)
+    if type(module) is nn.Dropout:
+        # what it drops depends on the layout in memory, and is the adapter's to see at the call
+        attributes["p"] = 0.0
     attributes["_modules"] = {
         name: None if child is None else stand_ins.get(id(child)) or _twin(child, stand_ins)
         for name, child in module._modules.items()
     }
     attributes["_parameters"] = {n: _like(p) for n, p in module._parameters.items()}
-    attributes["_buffers"] = {
-        name: _like(b).abs() if b is not None and b.is_floating_point() else b  # pyright: ignore[reportOptionalMemberAccess]
-        for name, b in module._buffers.items()
-    }
+    attributes["_buffers"] = {name: _like_buffer(b) for name, b in module._buffers.items()}
     if hasattr(attributes.get("config"), "_attn_implementation"):
         # the core that also runs on the CPU in fp64, and returns no weights
         attributes["config"] = config = copy(attributes["config"])
@@ -158,6 +200,13 @@ def _like(parameter: Tensor | None) -> nn.Parameter | None:
     if parameter is None:
         return None
     return nn.Parameter(_random(parameter.shape), requires_grad=False)
+
+
+def _like_buffer(buffer: Tensor | None) -> Tensor | None:
+    if buffer is None:
+        return None
+    # a variance is positive; what counts is counted on in training
+    return _random(buffer.shape).abs() if buffer.is_floating_point() else buffer.clone()
 
 
 def _lively(module: nn.Module) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pvt_kernels.feed_forward_parts import FeedForwardParts, forward, known_reasons, serves
 from pvt_kernels.integrations.adapter import Adapter, find, forward_parameters
+from pvt_kernels.integrations.structure import is_of_the_same_source
 from pvt_kernels.parts import drops_nothing
 
 SIGNATURES = (
@@ -23,8 +24,6 @@ SIGNATURES = (
     ("hidden_states", "height", "width"),
     ("hidden_states",),
 )
-# the order of the parameters of the map's size
-SIZES = ("H", "W", "height", "width", "feat_size")
 
 
 def _parts(module: Any) -> FeedForwardParts:
@@ -50,20 +49,40 @@ def _required(module: nn.Module, *names: str) -> nn.Module:
     return part
 
 
-def _forward(module: Any, original: Callable, x: Tensor, *given: Any, **named: Any) -> Tensor:
+def _forward(module: Any, original: Callable, *given: Any, **named: Any) -> Tensor:
+    if named:
+        missing = forward_parameters(module)[len(given) :]
+        if set(named) != set(missing):
+            return original(*given, **named)
+        given = (*given, *(named[name] for name in missing))
+    parts = _parts_at_call(module)
+    if not given or parts is None or not serves(parts, given[0]):
+        return original(*given)
+    x, *sizes = given
+    if len(sizes) == 1 and sizes[0] is not None:
+        sizes = tuple(sizes[0])
+    if parts.conv is None:
+        # there is no map
+        sizes = (1, 1)
+    elif len(sizes) != 2 or any(size is None for size in sizes):
+        # a fork may know what a call without the map's size means
+        return original(*given)
+    (dropout,) = parts.beside
+    return dropout(forward(parts, x, *sizes))
+
+
+def _parts_at_call(module: Any) -> FeedForwardParts | None:
+    """The parts as they stand, or None if another has taken the place of one that is left out."""
     try:
         parts = _parts(module)
     except AttributeError:
-        return original(x, *given, **named)
-    dropped = parts.dropout is None or drops_nothing(parts.dropout)
-    if not dropped or not serves(parts, x):
-        return original(x, *given, **named)
-    sizes = (*given, *(named[name] for name in SIZES if name in named))
-    if len(sizes) == 1:
-        (sizes,) = sizes
-    H, W = sizes or (x.shape[1], 1)
-    (dropout,) = parts.beside
-    return dropout(forward(parts, x, H, W))
+        return None
+    norm, wrapper = find(module, "norm"), find(module, "dwconv")
+    if norm is not None and type(norm) is not nn.Identity:
+        return None
+    if wrapper not in (None, parts.conv) and not is_of_the_same_source(wrapper, module):
+        return None
+    return parts if parts.dropout is None or drops_nothing(parts.dropout) else None
 
 
 def _example(module: Any) -> tuple:

@@ -42,8 +42,8 @@ def _forward(
     hw_shape: tuple[int, int],
     identity: Tensor | None = None,
 ) -> Tensor:
-    own = None if _reasons(module) else parts_at_call(module, _parts)
-    if own is None:
+    own = parts_at_call(module, _parts)
+    if own is None or _reasons(module):
         return original(x, hw_shape, identity)
     out = module.dropout_layer(module.proj_drop(forward(own, x, *hw_shape)))
     return (x if identity is None else identity) + out

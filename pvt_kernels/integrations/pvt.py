@@ -30,7 +30,12 @@ def attention_parts(module: Any) -> Parts:
     )
 
 
-def _forward(module: Any, original: Callable, x: Tensor, H: int, W: int) -> Tensor:
+def _forward(
+    module: Any, original: Callable, x: Tensor, H: int | None = None, W: int | None = None
+) -> Tensor:
+    # a fork may know what a call without them means
+    if H is None or W is None:
+        return original(x, *(size for size in (H, W) if size is not None))
     own = parts_at_call(module, attention_parts)
     if own is None:
         return original(x, H, W)

@@ -17,10 +17,11 @@ def _forward(
     module: Any, original: Callable, x: Tensor, *given: tuple[int, int], **named: tuple[int, int]
 ) -> Tensor:
     # the size is called feat_size in pvt_v2 and size in twins
-    (size,) = (*given, *named.values())
+    size = next(iter((*given, *named.values())), None)
     own = parts_at_call(module, pvt.attention_parts)
-    if own is None:
-        return original(x, size)
+    # a fork may know what a call without it means
+    if own is None or size is None:
+        return original(x, *given, **named)
     return module.proj_drop(forward(own, x, *size))
 
 

@@ -27,7 +27,7 @@ from pvt_kernels.integrations.adapter import Adapter, find
 from pvt_kernels.integrations.structure import is_of_the_same_source
 from pvt_kernels.ops import autocast
 from pvt_kernels.ops.eager import is_eager
-from pvt_kernels.parts import are_plain, drops_nothing, is_conv, is_listened_to, is_plain
+from pvt_kernels.parts import are_plain, drops_nothing, is_listened_to, is_plain, is_pointwise
 
 # places of the largest map at a time: with SegFormer's 768 channels 12 MB in fp32
 BAND = 4096
@@ -45,6 +45,8 @@ def _forward(
     if not maps or not _serves(module, encoder_hidden_states[0]):
         return original(encoder_hidden_states, **kwargs)
     projections = _projections(module)
+    if len(encoder_hidden_states) != len(projections):
+        return original(encoder_hidden_states, **kwargs)
     fuse = module.linear_fuse.weight.flatten(1)
     # the last stage's channels come first
     weights = fuse.chunk(len(projections), dim=1)[::-1]
@@ -111,10 +113,7 @@ def _takes_bands(module: Any, maps: Sequence[Tensor]) -> bool:
         and norm.running_mean is not None
         and type(module.activation) in (nn.ReLU, nn.GELU)
         and drops_nothing(module.dropout)
-        and is_conv(classifier)
-        and classifier.kernel_size == (1, 1)
-        and classifier.stride == (1, 1)
-        and classifier.padding == (0, 0)
+        and is_pointwise(classifier)
         and not any(map(is_listened_to, behind))
         and all(height % states.shape[2] == 0 for states in maps)
     )
@@ -153,7 +152,7 @@ def _example(module: Any) -> tuple[tuple[Tensor, ...]]:
 def _reasons(module: Any) -> list[str]:
     projections, fuse = _projections(module), module.linear_fuse
     reasons = []
-    if not is_conv(fuse) or fuse.kernel_size != (1, 1) or fuse.groups != 1 or fuse.bias is not None:
+    if not is_pointwise(fuse) or fuse.bias is not None:
         reasons.append("its linear_fuse is no convolution of 1x1 without a bias")
     linears: list[Any] = [find(projection, "proj") for projection in projections]
     if not all(type(linear) is nn.Linear and linear.bias is not None for linear in linears):

@@ -147,6 +147,38 @@ def test_a_part_that_changes_after_patch(make, name, change):
         assert not torch.allclose(actual, before, rtol=1e-3)
 
 
+class Wrapped(nn.Module):
+    """Around a torch.nn.MultiheadAttention, without any of its attributes."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, **inputs):
+        out, weights = self.inner(**inputs)
+        return out * 2, weights
+
+
+def test_openmmlabs_attention_in_a_wrapper_after_patch():
+    attention = OpenMMLabAttention().eval()
+    x = torch.randn(1, 48, 32)
+    pvt_kernels.patch(attention)
+    before = attention(x, (8, 6))
+    attention.attn = Wrapped(attention.attn)
+    actual = attention(x, (8, 6))
+    pvt_kernels.unpatch(attention)
+    assert torch.equal(actual, attention(x, (8, 6)))
+    assert not torch.allclose(actual, before, rtol=1e-3)
+
+
+def test_segformers_fuse_of_another_stride_after_patch():
+    model = transformers.SegformerForSemanticSegmentation(transformers.SegformerConfig(**SMALL))
+    pvt_kernels.patch(model.eval())
+    model.decode_head.linear_fuse.stride = (2, 2)
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, 64, 64)).logits.shape[2:] == (8, 8)
+
+
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize(
     "part", ["linear_projections.1.proj", "linear_projections.2", "linear_fuse"]

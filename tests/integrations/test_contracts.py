@@ -69,6 +69,37 @@ class Padded(PvtAttention):
         return self.proj(o.transpose(1, 2).flatten(2))
 
 
+class DropKey(PvtAttention):
+    """Li et al., CVPR 2023: a share of the keys is left out in training."""
+
+    def forward(self, x, H, W):
+        if not self.training:
+            return super().forward(x, H, W)
+        heads = (self.num_heads, self.dim // self.num_heads)
+        q = self.q(x).unflatten(-1, heads).transpose(1, 2)
+        y = self.norm(self.sr(x.mT.unflatten(2, (H, W))).flatten(2).mT)
+        k, v = self.kv(y).unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4)
+        scores = q @ k.mT * self.scale
+        scores = scores - 1e12 * torch.bernoulli(torch.full_like(scores, 0.3))
+        return self.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class Detached(PvtAttention):
+    def forward(self, x, H, W):
+        return super().forward(x.detach(), H, W)
+
+
+class OwnDropout(nn.Module):
+    def forward(self, x):
+        return F.dropout(x, 0.5, self.training)
+
+
+class WithOwnDropout(PvtAttention):
+    def __init__(self):
+        super().__init__()
+        self.attn_drop = OwnDropout()
+
+
 class Named(PvtAttention):
     def forward(self, x, H, W):
         return {"out": super().forward(x, H, W)}
@@ -106,6 +137,9 @@ class OpenMMLabWithoutIdentity(OpenMMLabAttention):
         (Residual, "its forward computes something else"),
         (Padded, "its forward computes something else"),
         (OpenMMLabWithoutIdentity, "its forward computes something else"),
+        (DropKey, "its forward computes something else in training"),
+        (WithOwnDropout, "its forward computes something else in training"),
+        (Detached, "its forward has other gradients in training"),
         (Raising, "its own forward can't be tried: OSError: no such day"),
     ],
 )

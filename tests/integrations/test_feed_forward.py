@@ -105,6 +105,61 @@ def test_a_layer_put_in_its_place_later_is_called(name):
     torch.testing.assert_close(actual, model(x))
 
 
+class Skip(nn.Module):
+    """A module around a convolution that does more."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.dwconv = inner, inner.dwconv
+
+    def forward(self, x, H, W):
+        return x + self.inner(x, H, W)
+
+
+def test_a_module_around_the_convolution_that_comes_later_is_called():
+    model = Model(Mlp()).eval()
+    x = tokens()
+    pvt_kernels.patch(model)
+    model.mlp.dwconv = Skip(model.mlp.dwconv)
+    actual = model(x)
+    pvt_kernels.unpatch(model.mlp)
+    torch.testing.assert_close(actual, model(x))
+
+
+def test_a_call_without_the_maps_size_is_the_modules_own_affair():
+    class Square(Mlp):
+        def forward(self, x, H=None, W=None):
+            side = round(x.shape[1] ** 0.5)
+            return super().forward(x, H or side, W or side)
+
+    class OfAPair(Mlp):
+        def forward(self, x, feat_size=None):
+            side = round(x.shape[1] ** 0.5)
+            return super().forward(x, *(feat_size or (side, side)))
+
+    x = torch.randn(1, 36, 32)
+    for mlp, args in ((Square(), ()), (OfAPair(), ()), (OfAPair(), (None,))):
+        expected = mlp(x, *args)
+        assert pvt_kernels.patch(mlp).swapped == [""]
+        assert torch.equal(mlp(x, *args), expected)
+    mlp = Mlp()
+    pvt_kernels.patch(mlp)
+    with pytest.raises(TypeError, match="missing"):
+        mlp(x)
+
+
+def test_arguments_by_name():
+    mlp = Mlp().eval()
+    x = torch.randn(1, 36, 32)
+    pvt_kernels.patch(mlp)
+    expected = mlp(x, 9, 4)
+    assert torch.equal(mlp(x, W=4, H=9), expected)
+    assert torch.equal(mlp(W=4, x=x, H=9), expected)
+    assert not torch.equal(mlp(x, 4, 9), expected)
+    with pytest.raises(TypeError, match="height"):
+        mlp(x, height=9, width=4)
+
+
 def test_a_part_of_another_kind_runs_the_modules_own_forward():
     model = Model(Mlp(conv=False)).eval()
     x = tokens()
