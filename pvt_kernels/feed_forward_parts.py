@@ -6,13 +6,21 @@ on the parts' parameters, and only where nothing stands in the parts' place that
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple, TypeGuard
 
+import torch
 from torch import Tensor, nn
 
-from pvt_kernels.ops.feed_forward import feed_forward
+from pvt_kernels._C.modules import are_listened_to, tensors_of
+from pvt_kernels.backends import surroundings
+from pvt_kernels.ops import repeated
+from pvt_kernels.ops.eager import is_eager
+from pvt_kernels.ops.feed_forward import call_of, differentiable, feed_forward, inference
 from pvt_kernels.parts import (
+    FORWARDS,
     LINEAR_TYPES,
+    drops_nothing,
     fits,
     is_conv,
     is_listened_to,
@@ -57,9 +65,58 @@ class FeedForwardParts(NamedTuple):
         return getattr(self.fc1, f"out_{unit}"), getattr(self.fc1, f"in_{unit}")
 
 
-def serves(parts: FeedForwardParts, x: Tensor) -> bool:
-    """Whether `forward` does all that calling the parts on x would: each part is known, and nobody
-    listens."""
+def forward(parts: FeedForwardParts, x: Tensor, H: int, W: int) -> Tensor | None:
+    """Of tokens (B, N, C) on a map of H x W, before `beside`; None where it would not do all that
+    calling the parts does: a part is not known, or somebody listens.
+
+    Without a convolution of any x (..., C), such as pooled tokens.
+    """
+    # in eager mode first what was computed before, of parts that are what they were
+    found = key = None
+    if is_eager(x):
+        found = _of_eager(parts, x)
+    if found is not None:
+        (parameters, tensors, absent), facts = found
+        around = surroundings(x.device, x.dtype)
+        sizes = (x.shape, H, W, type(H), type(W))
+        key = (*facts, *sizes, absent, torch.is_grad_enabled(), around)
+        run = repeated.find(key, tensors)
+        if run is not None:
+            return run(x, parameters)
+    if not _serves(parts, x):
+        return None
+    layers = _layers(parts)
+    options = (activation_name(parts.activation), type(parts.before_conv) is nn.ReLU)
+    tokens = x if x.dim() == 3 else x.reshape(1, -1, x.shape[-1])
+    result = feed_forward(tokens, H, W, *layers, *options, _dropout_p(parts.dropout))  # pyright: ignore[reportCallIssue, reportArgumentType]
+    if tokens is not x:
+        return result.view(x.shape)
+    if found is not None:
+        call = call_of(x, H, W, layers, *options)  # pyright: ignore[reportArgumentType]
+        runs = partial(inference, call), partial(differentiable, call)
+        repeated.remember(key, found[0][1], *runs)
+    return result
+
+
+def _of_eager(parts: FeedForwardParts, x: Tensor) -> tuple[tuple, tuple] | None:
+    """What `tensors_of` finds, and whatever else a call depends on; None where no call is kept."""
+    activation, conv, before_conv = parts.activation, parts.conv, parts.before_conv
+    dropout = parts.dropout
+    if parts.pointwise or not (conv is None or (type(conv) is nn.Conv2d and _keeps_the_map(conv))):
+        return None
+    if are_listened_to((activation, before_conv, *parts.bypassed)):
+        return None
+    if dropout is not None and not drops_nothing(dropout):
+        return None
+    found = tensors_of(x, (parts.fc1, conv, parts.fc2), FORWARDS)
+    if found is None:
+        return None
+    groups = None if conv is None else conv.groups
+    approximate = getattr(activation, "approximate", None)
+    return found, (type(activation), approximate, type(before_conv), groups)
+
+
+def _serves(parts: FeedForwardParts, x: Tensor) -> bool:
     fc1, fc2, conv = parts.fc1, parts.fc2, parts.conv
     if is_watched(x):
         return False
@@ -83,12 +140,9 @@ def serves(parts: FeedForwardParts, x: Tensor) -> bool:
     )
 
 
-def forward(parts: FeedForwardParts, x: Tensor, H: int, W: int) -> Tensor:
-    """Of tokens (B, N, C) on a map of H x W, where `serves` says so; before `beside`.
-
-    Without a convolution of any x (..., C), such as pooled tokens.
-    """
-    fc1, fc2, conv, dropout = parts.fc1, parts.fc2, parts.conv, parts.dropout
+def _layers(parts: FeedForwardParts) -> tuple[Tensor | None, ...]:
+    """Weights and biases, as `feed_forward` takes them."""
+    fc1, fc2, conv = parts.fc1, parts.fc2, parts.conv
     assert isinstance(fc1, (nn.Linear, nn.Conv2d)) and isinstance(fc2, (nn.Linear, nn.Conv2d))
     w1, w2 = fc1.weight, fc2.weight
     if parts.pointwise:
@@ -97,14 +151,11 @@ def forward(parts: FeedForwardParts, x: Tensor, H: int, W: int) -> Tensor:
     if conv is not None:
         assert isinstance(conv, nn.Conv2d)
         dw = (conv.weight, conv.bias)
-    activation = activation_name(parts.activation)
-    assert activation is not None
-    dropout_p = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
-    relu = type(parts.before_conv) is nn.ReLU
-    layers = (w1, fc1.bias, *dw, w2, fc2.bias)
-    tokens = x if x.dim() == 3 else x.reshape(1, -1, x.shape[-1])
-    result = feed_forward(tokens, H, W, *layers, activation, relu, dropout_p)  # pyright: ignore[reportCallIssue]
-    return result if x.dim() == 3 else result.view(x.shape)
+    return (w1, fc1.bias, *dw, w2, fc2.bias)
+
+
+def _dropout_p(dropout: nn.Module | None) -> float:
+    return dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
 
 
 def known_reasons(parts: FeedForwardParts) -> list[str]:
@@ -160,7 +211,14 @@ def _is_depthwise(conv: nn.Module, channels: int) -> TypeGuard[nn.Conv2d]:
         and not is_listened_to(conv)
         and conv.weight.shape == (channels, 1, 3, 3)
         and conv.groups == channels
-        and conv.stride == (1, 1)
+        and _keeps_the_map(conv)
+    )
+
+
+def _keeps_the_map(conv: nn.Conv2d) -> bool:
+    """Whether a convolution of 3 x 3 gives a place for each, with zeros around the map."""
+    return (
+        conv.stride == (1, 1)
         and conv.padding in ((1, 1), "same")
         and conv.dilation == (1, 1)
         and conv.padding_mode == "zeros"

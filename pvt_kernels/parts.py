@@ -7,6 +7,7 @@ parts' parameters, and honours whatever was put in the parts' place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, TypeGuard, TypeVar
 
 import torch
@@ -22,7 +23,7 @@ from pvt_kernels.ops.attention import attention
 from pvt_kernels.ops.eager import is_eager
 from pvt_kernels.ops.multi_head_attention import multi_head_attention
 from pvt_kernels.ops.spatial_reduction import spatial_reduction
-from pvt_kernels.ops.sr_attention import call_of, sr_attention
+from pvt_kernels.ops.sr_attention import call_of, differentiable, inference, sr_attention
 
 # of a linear layer: weight and bias
 Weights = tuple[Tensor, Tensor | None]
@@ -100,7 +101,9 @@ def forward(parts: Parts, x: Tensor, H: int, W: int, training: bool = False) -> 
             result = sr_attention(x, H, W, *parameters, *numbers)  # pyright: ignore[reportCallIssue]
             if found is not None:
                 call = call_of(x, H, W, found[0], *numbers)  # pyright: ignore[reportArgumentType]
-                repeated.remember(key, found[1], call)
+                if call is not None and call.layer is not None:
+                    runs = partial(inference, call), partial(differentiable, call)
+                    repeated.remember(key, found[1], *runs)
             return result
     y = x
     if parts.pool is not None:

@@ -82,6 +82,17 @@ py::object tensors_of(const py::object& x, const py::tuple& modules, const py::d
   return py::make_tuple(parameters, present, absent);
 }
 
+bool are_listened_to(const py::tuple& modules) {
+  for (const py::handle module : modules) {
+    if (module.is_none()) continue;
+    const auto attributes =
+        py::reinterpret_steal<py::object>(PyObject_GenericGetDict(module.ptr(), nullptr));
+    if (!attributes) throw py::error_already_set();
+    if (is_listened_to(attributes.ptr())) return true;
+  }
+  return false;
+}
+
 py::tuple environment(const py::tuple& variables) {
   py::tuple values(variables.size());
   for (std::size_t i = 0; i < variables.size(); ++i) {
@@ -95,5 +106,6 @@ py::tuple environment(const py::tuple& variables) {
 
 void bind_modules(py::module_ m) {
   m.def("tensors_of", &tensors_of, "x"_a, "modules"_a, "forwards"_a);
+  m.def("are_listened_to", &are_listened_to, "modules"_a);
   m.def("environment", &environment, "variables"_a);
 }

@@ -17,5 +17,8 @@ def tensors_of(
         its type's forward is no longer that one, it has another, or hooks, or no such parameters.
     """
 
+def are_listened_to(modules: tuple[nn.Module | None, ...]) -> bool:
+    """Whether leaving out a call of one of them would be noticed: hooks, or another forward."""
+
 def environment(variables: tuple[str, ...]) -> tuple[bytes | None, ...]:
     """The values of the process's environment variables, in a fraction of os.environ's time."""

@@ -49,7 +49,10 @@ class SpatialReductionInputs:
 
 @dataclass(frozen=True)
 class FeedForwardInputs:
-    """The facts about a call of `feed_forward`."""
+    """The facts about a call of `feed_forward`.
+
+    `gradients`: whether they are recorded, for which a kernel computes the hidden layer again.
+    """
 
     op: ClassVar[str] = "feed_forward"
     within: ClassVar[str] = op
@@ -59,6 +62,7 @@ class FeedForwardInputs:
     hidden: int
     convolved: bool
     dropout: bool
+    gradients: bool = False
 
 
 Inputs = AttentionInputs | MultiHeadAttentionInputs | SpatialReductionInputs | FeedForwardInputs

@@ -77,7 +77,7 @@ def _wide_without_convolution(inputs: FeedForwardInputs) -> bool:
     return inputs.channels >= 256 and not inputs.convolved
 
 
-_RECOMPUTED = (
+_WIDE = (
     "sdpa, PyTorch's layers, comes first for feed-forward networks of 256 channels or more without "
     "a convolution in {} on CPUs with {}: a training step, in which this package computes the "
     "hidden layer again, takes up to a quarter less time there"
@@ -94,7 +94,7 @@ SDPA_FIRST = (
     ),
     SdpaFirst(
         "cpu",
-        _RECOMPUTED.format("bfloat16", "AVX-512-BF16"),
+        _WIDE.format("bfloat16", "AVX-512-BF16"),
         op="feed_forward",
         dtype=torch.bfloat16,
         code_path="avx512_bf16",
@@ -102,11 +102,11 @@ SDPA_FIRST = (
     ),
     SdpaFirst(
         "cpu",
-        _RECOMPUTED.format("float32", "AVX2 alone"),
+        _WIDE.format("float32", "AVX2 alone"),
         op="feed_forward",
         dtype=torch.float32,
         code_path="avx2",
-        of=_wide_without_convolution,
+        of=lambda inputs: inputs.gradients and _wide_without_convolution(inputs),
     ),
     SdpaFirst(
         "cuda",

@@ -198,12 +198,13 @@ def build_feed_forward(
 
 
 def runs_feed_forward(
-    contender: Contender, x: Tensor, dim: int, hidden: int, convolved: bool
+    contender: Contender, x: Tensor, dim: int, hidden: int, convolved: bool, backward: bool
 ) -> bool:
     """Whether such a network of a contender is this package's kernels, for tokens like x."""
     if contender.kind != PACKAGE:
         return False
-    call = backends.FeedForwardInputs(x.device, x.dtype, dim, hidden, convolved, dropout=False)
+    facts = (dim, hidden, convolved, False, backward)
+    call = backends.FeedForwardInputs(x.device, x.dtype, *facts)
     with contender.context():
         return backends.decide(call).backend not in ("sdpa", "reference")
 
@@ -266,11 +267,11 @@ def contenders(device: torch.device, dtype: torch.dtype) -> list[Contender]:
 
 
 def feed_forward_contenders(
-    shape: FeedForwardShape, device: torch.device, dtype: torch.dtype
+    shape: FeedForwardShape, device: torch.device, dtype: torch.dtype, backward: bool
 ) -> list[Contender]:
     """The peers, and this package in the same way."""
-    facts = shape.dim, shape.hidden, shape.convolved
-    call = backends.FeedForwardInputs(device, dtype, *facts, dropout=False)
+    facts = shape.dim, shape.hidden, shape.convolved, False, backward
+    call = backends.FeedForwardInputs(device, dtype, *facts)
     return [*FEED_FORWARD_PEERS, *_package([call])]
 
 

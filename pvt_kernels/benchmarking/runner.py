@@ -72,7 +72,7 @@ def field_of(case: Case) -> list[Contender]:
     device = torch.device(case.device)
     if case.kind == FEED_FORWARD:
         shape = feed_forward_shape(case.stage, case.convolved, case.size, case.batch)
-        return feed_forward_contenders(shape, device, case.torch_dtype)
+        return feed_forward_contenders(shape, device, case.torch_dtype, case.backward)
     return _taking_part(case, contenders(device, case.torch_dtype))
 
 

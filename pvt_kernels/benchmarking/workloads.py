@@ -309,7 +309,7 @@ class FeedForwardWorkload(Workload):
 
     def needed_bytes(self, contender: Contender) -> int:
         facts = self.shape.dim, self.shape.hidden, self.shape.convolved
-        hidden = not runs_feed_forward(contender, self.inputs.x, *facts)
+        hidden = not runs_feed_forward(contender, self.inputs.x, *facts, self.case.backward)
         return feed_forward_growth(hidden, self.shape, self.case.torch_dtype, self.case.backward)
 
     def check_inputs(self, contender: Contender) -> tuple[Inputs, str | None]:
@@ -354,7 +354,8 @@ class BackboneWorkload(Workload):
 
         def hidden(mlp: Mlp) -> int:
             facts = mlp.fc1.in_features, mlp.fc1.out_features, isinstance(mlp, ConvMlp)
-            return 0 if runs_feed_forward(contender, self.inputs.x, *facts) else facts[1]
+            fused = runs_feed_forward(contender, self.inputs.x, *facts, self.case.backward)
+            return 0 if fused else facts[1]
 
         blocks = [
             BlockShape(
@@ -441,7 +442,7 @@ class PatchedWorkload(BackboneWorkload):
         # of the first stage, beside whose hidden layers the others' are small
         width = self.live.widths[0]
         facts = width, width * self.live.mlp_ratios[0], self.live.convolved
-        hidden = not runs_feed_forward(contender, self.inputs.x, *facts)
+        hidden = not runs_feed_forward(contender, self.inputs.x, *facts, self.case.backward)
         sizes = (size, case.batch, case.torch_dtype, parameters, case.backward)
         fused = contender.kind == COMPILED and SDPA in self.live.cores
         return self.live.growth(SDPA if fused else contender.kind, hidden, *sizes)

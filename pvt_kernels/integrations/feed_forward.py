@@ -6,13 +6,13 @@ dense2. With a depthwise convolution between them the map's size comes along wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pvt_kernels.feed_forward_parts import FeedForwardParts, forward, known_reasons, serves
+from pvt_kernels.feed_forward_parts import FeedForwardParts, forward, known_reasons
 from pvt_kernels.integrations.adapter import Adapter, find, forward_parameters
 from pvt_kernels.integrations.structure import is_of_the_same_source
 from pvt_kernels.parts import drops_nothing
@@ -27,23 +27,35 @@ SIGNATURES = (
 
 
 def _parts(module: Any) -> FeedForwardParts:
-    wrapped = find(module, "dwconv.dwconv")
-    relu = find(module, "relu")
-    norm = find(module, "norm")
+    # not by attributes, which take torch.nn.Module half a microsecond each
+    children = module._modules
+    first = "fc1" if "fc1" in children else "dense1"
+    wrapper, norm = children.get("dwconv"), children.get("norm")
+    inner = None if wrapper is None else wrapper._modules.get("dwconv")
+    owners = (None if inner is None else wrapper, norm)
     return FeedForwardParts(
-        fc1=module.fc1 if hasattr(module, "fc1") else module.dense1,
-        fc2=module.fc2 if hasattr(module, "fc2") else module.dense2,
-        activation=_required(module, "act", "activation_fn", "intermediate_act_fn"),
-        dropout=find(module, "drop1", "drop", "dropout"),
-        conv=wrapped or find(module, "dwconv"),
-        before_conv=relu,
-        bypassed=tuple(m for m in (wrapped and find(module, "dwconv"), norm) if m is not None),
-        beside=(_required(module, "drop2", "drop", "dropout"),),
+        fc1=_first(children, first),
+        fc2=_first(children, first[:-1] + "2"),
+        activation=_first(children, "act", "activation_fn", "intermediate_act_fn"),
+        dropout=_any(children, "drop1", "drop", "dropout"),
+        conv=wrapper if inner is None else inner,
+        before_conv=children.get("relu"),
+        bypassed=tuple(part for part in owners if part is not None),
+        beside=(_first(children, "drop2", "drop", "dropout"),),
     )
 
 
-def _required(module: nn.Module, *names: str) -> nn.Module:
-    part = find(module, *names)
+def _any(children: Mapping[str, nn.Module | None], *names: str) -> nn.Module | None:
+    """The first of these that there is."""
+    for name in names:
+        child = children.get(name)
+        if child is not None:
+            return child
+    return None
+
+
+def _first(children: Mapping[str, nn.Module | None], *names: str) -> nn.Module:
+    part = _any(children, *names)
     if part is None:
         raise AttributeError(f"none of {', '.join(names)}")
     return part
@@ -56,7 +68,7 @@ def _forward(module: Any, original: Callable, *given: Any, **named: Any) -> Tens
             return original(*given, **named)
         given = (*given, *(named[name] for name in missing))
     parts = _parts_at_call(module)
-    if not given or parts is None or not serves(parts, given[0]):
+    if not given or parts is None:
         return original(*given)
     x, *sizes = given
     if len(sizes) == 1 and sizes[0] is not None:
@@ -67,8 +79,11 @@ def _forward(module: Any, original: Callable, *given: Any, **named: Any) -> Tens
     elif len(sizes) != 2 or any(size is None for size in sizes):
         # a fork may know what a call without the map's size means
         return original(*given)
+    result = forward(parts, x, *sizes)
+    if result is None:
+        return original(*given)
     (dropout,) = parts.beside
-    return dropout(forward(parts, x, *sizes))
+    return result if drops_nothing(dropout) else dropout(result)
 
 
 def _parts_at_call(module: Any) -> FeedForwardParts | None:
@@ -77,7 +92,7 @@ def _parts_at_call(module: Any) -> FeedForwardParts | None:
         parts = _parts(module)
     except AttributeError:
         return None
-    norm, wrapper = find(module, "norm"), find(module, "dwconv")
+    norm, wrapper = module._modules.get("norm"), module._modules.get("dwconv")
     if norm is not None and type(norm) is not nn.Identity:
         return None
     if wrapper not in (None, parts.conv) and not is_of_the_same_source(wrapper, module):

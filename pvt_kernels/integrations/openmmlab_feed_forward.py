@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvt_kernels.feed_forward_parts import FeedForwardParts, forward, serves
+from pvt_kernels.feed_forward_parts import FeedForwardParts, forward
 from pvt_kernels.integrations.adapter import Adapter
 from pvt_kernels.integrations.feed_forward import reasons_against
 from pvt_kernels.parts import drops_nothing
@@ -50,9 +50,11 @@ def _forward(
         return original(x, hw_shape, identity)
     # the last one is called on a map
     dropouts = (parts.dropout, parts.beside[0])
-    if not all(d is not None and drops_nothing(d) for d in dropouts) or not serves(parts, x):
+    served = all(d is not None and drops_nothing(d) for d in dropouts)
+    result = forward(parts, x, *hw_shape) if served else None
+    if result is None:
         return original(x, hw_shape, identity)
-    out = module.dropout_layer(forward(parts, x, *hw_shape))
+    out = module.dropout_layer(result)
     return (x if identity is None else identity) + out
 
 

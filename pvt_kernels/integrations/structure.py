@@ -79,10 +79,10 @@ def calls(parts: Parts, like: Tensor) -> list[Inputs]:
 
 
 def network_calls(network: FeedForwardParts, like: Tensor) -> list[Inputs]:
-    """The same of a feed-forward network."""
+    """The same of a feed-forward network, in inference and in training."""
     hidden, channels = network.sizes
-    convolved = network.conv is not None
-    return [FeedForwardInputs(like.device, like.dtype, channels, hidden, convolved, dropout=False)]
+    facts = (like.device, like.dtype, channels, hidden, network.conv is not None, False)
+    return [FeedForwardInputs(*facts, gradients) for gradients in (False, True)]
 
 
 def not_served_reasons(module: nn.Module, parts: Parts) -> list[str]:

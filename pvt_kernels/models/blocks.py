@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from pvt_kernels.feed_forward_parts import FeedForwardParts, forward, serves
+from pvt_kernels.feed_forward_parts import FeedForwardParts, forward
 from pvt_kernels.layers import SRAttention
 
 # The blocks' and the output norms use this eps; the norms inside the patch embedding and the
@@ -81,10 +81,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: torch.Tensor, H: int, W: int) -> torch.Tensor:
         """Map x (B, N, dim) to the same shape; H and W are ConvMlp's."""
-        parts = self._parts()
-        if serves(parts, x):
-            return self.drop(forward(parts, x, H, W))
-        return self.layer_by_layer(x, H, W)
+        result = forward(self._parts(), x, H, W)
+        return self.layer_by_layer(x, H, W) if result is None else self.drop(result)
 
     def layer_by_layer(self, x: torch.Tensor, H: int, W: int) -> torch.Tensor:
         """The same, by PyTorch's layers one after the other."""

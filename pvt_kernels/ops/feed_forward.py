@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from operator import index
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,9 +12,12 @@ from torch.utils.flop_counter import register_flop_formula
 
 from pvt_kernels.backends import FeedForwardInputs, choose, get, transforms
 from pvt_kernels.ops import autocast, checks
+from pvt_kernels.ops.eager import is_plain
 from pvt_kernels.ops.torch_library import fake, operator
 
 ACTIVATIONS = ("gelu", "relu")
+# weights and biases of fc1, of the convolution and of fc2
+Layers = tuple[Tensor | None, ...]
 
 
 def feed_forward(
@@ -72,13 +76,78 @@ def feed_forward(
             raise ValueError(f"feed_forward: dropout_p must be in [0, 1), got {dropout_p}")
         C, D = index(x.shape[-1]), index(layers[0].shape[0])
     convolved = layers[2] is not None
-    name = choose(FeedForwardInputs, x.device, x.dtype, C, D, convolved, not dropout_p <= 0)
+    facts = (x.device, x.dtype, C, D, convolved, not dropout_p <= 0, _recorded(x, *layers))
+    name = choose(FeedForwardInputs, *facts)
     backend = get(name)
     if backend.composite:
         run = backend.modules["feed_forward"].feed_forward
         return run(x, H, W, *layers, activation, relu_before_conv, dropout_p)
     forward = torch.ops.pvt_kernels.feed_forward_forward
     return forward(x, H, W, *layers, activation, relu_before_conv, name)
+
+
+class Call(NamedTuple):
+    """All of a plain call that was checked but its tensors, and without dropout."""
+
+    H: int
+    W: int
+    activation: str
+    relu_before_conv: bool
+    backend: str
+
+
+def call_of(x: Tensor, H: int, W: int, layers: Layers, activation: str, relu: bool) -> Call:
+    """Of a plain call that was made before."""
+    (D, C), convolved = layers[0].shape, layers[2] is not None  # pyright: ignore[reportOptionalMemberAccess]
+    recorded = _recorded(x, *layers)
+    name = choose(FeedForwardInputs, x.device, x.dtype, C, D, convolved, False, recorded)
+    return Call(H, W, activation, relu, name)
+
+
+def _recorded(*tensors: Tensor | None) -> bool:
+    """Whether gradients are."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def inference(call: Call, x: Tensor, layers: Layers) -> Tensor:
+    """The result of a call, past PyTorch's dispatcher; without derivatives of this package's."""
+    backend, options = get(call.backend), (call.activation, call.relu_before_conv)
+    module = backend.modules["feed_forward"]
+    if backend.composite:
+        return module.feed_forward(x, call.H, call.W, *layers, *options, 0.0)
+    return module.forward(x, call.H, call.W, *layers, *options)
+
+
+def differentiable(call: Call, x: Tensor, layers: Layers) -> Tensor:
+    """The result of a call, with its derivatives."""
+    if get(call.backend).composite:
+        return inference(call, x, layers)
+    return _Differentiable.apply(call, x, *layers)  # pyright: ignore[reportReturnType]
+
+
+class _Differentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, call, x, *layers):  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.call, ctx.has = call, [layer is not None for layer in layers]
+        ctx.save_for_backward(x, *layers[:-1])
+        return inference(call, x, layers)
+
+    @staticmethod
+    def backward(ctx, dresult):  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, *layers = ctx.saved_tensors
+        H, W, *options, backend = ctx.call
+        arguments = (dresult, x, H, W, *layers, *options)
+        if torch.is_grad_enabled() or not is_plain((dresult,)):
+            # through the operator, which tells the dispatcher, and has no derivative
+            dx, *gradients = torch.ops.pvt_kernels.feed_forward_backward(*arguments, backend)
+        else:
+            with autocast.suspended(x):
+                dx, *gradients = get(backend).modules["feed_forward"].backward(*arguments)
+        return None, dx, *_of_those_there(gradients, ctx.has)
+
+
+def _of_those_there(gradients, has):
+    return (gradient if there else None for gradient, there in zip(gradients, has, strict=True))
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -92,8 +161,7 @@ def _backward(ctx, dresult: Tensor):
     dx, *gradients = torch.ops.pvt_kernels.feed_forward_backward(
         dresult, x, ctx.H, ctx.W, *layers, ctx.activation, ctx.relu_before_conv, ctx.backend
     )
-    gradients = (g if has else None for g, has in zip(gradients, ctx.has, strict=True))
-    return dx, None, None, *gradients, None, None, None
+    return dx, None, None, *_of_those_there(gradients, ctx.has), None, None, None
 
 
 @operator(_setup_context, _backward)

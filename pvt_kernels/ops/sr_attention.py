@@ -125,7 +125,7 @@ def _eager(
         return _composed(x, H, W, parameters, heads, scale, eps)
     if torch.is_grad_enabled() and (x.requires_grad or _require_grad(*parameters)):
         return differentiable(call, x, parameters)
-    return call.layer.forward(x, *parameters, False)[0]
+    return inference(call, x, parameters)
 
 
 def call_of(
@@ -140,6 +140,11 @@ def call_of(
     """What is kept of a plain call that was made before."""
     around = surroundings(x.device, x.dtype)
     return _calls.get(_form(x, H, W, parameters, heads, scale, eps, around))
+
+
+def inference(call: Call, x: Tensor, parameters: Parameters) -> Tensor:
+    """The result of a call, without derivatives."""
+    return call.layer.forward(x, *parameters, False)[0]
 
 
 def differentiable(call: Call, x: Tensor, parameters: Parameters) -> Tensor:

@@ -88,18 +88,20 @@ def test_priority_on_the_cpu(monkeypatch, path):
 
 
 @pytest.mark.parametrize(
-    ("path", "dtype"), [("avx512_bf16", torch.bfloat16), ("avx2", torch.float32)]
+    ("path", "dtype", "inference"),
+    [("avx512_bf16", torch.bfloat16, "sdpa"), ("avx2", torch.float32, "cpu")],
 )
-def test_wide_networks_without_a_convolution(monkeypatch, path, dtype):
+def test_wide_networks_without_a_convolution(monkeypatch, path, dtype, inference):
     """Where a run shows PyTorch's layers to be faster, and nowhere else."""
     cpu = torch.device("cpu")
 
-    def first(channels: int, convolved: bool, dtype: torch.dtype = dtype) -> str:
-        inputs = FeedForwardInputs(cpu, dtype, channels, 4 * channels, convolved, False)
-        return registry.priority(inputs)[0]
+    def first(channels, convolved, dtype=dtype, gradients=True) -> str:
+        facts = (dtype, channels, 4 * channels, convolved, False, gradients)
+        return registry.priority(FeedForwardInputs(cpu, *facts))[0]
 
     monkeypatch.setattr(registry.cpu_kernels, "capability", lambda: path)
     assert first(256, False) == first(512, False) == "sdpa"
+    assert first(256, False, gradients=False) == inference
     assert first(128, False) == first(512, True) == first(512, False, torch.float16) == "cpu"
     monkeypatch.setattr(registry.cpu_kernels, "capability", lambda: "avx512")
     assert first(512, False) == "cpu"
@@ -107,7 +109,7 @@ def test_wide_networks_without_a_convolution(monkeypatch, path, dtype):
 
 def test_the_code_path_in_use_decides_and_not_the_fastest(monkeypatch):
     """So that what is measured with a lower one forced is what a lesser CPU would run."""
-    facts = (torch.float32, 256, 1024, False, False)
+    facts = (torch.float32, 256, 1024, False, False, True)
     for path in registry.cpu_kernels.capabilities():
         monkeypatch.setenv("PVT_KERNELS_CPU_CAPABILITY", path)
         chosen = registry.choose(FeedForwardInputs, torch.device("cpu"), *facts)

@@ -192,6 +192,17 @@ def test_dropout_runs_pytorchs_form_and_drops():
         assert not torch.equal(dropped, feed_forward(x, 6, 7, *layers))
 
 
+def test_the_choice_knows_whether_gradients_are_recorded():
+    case = Case(1, 6, 7, 8, 64)
+    x, *layers = random_inputs(case)
+    for layers[0].requires_grad in (False, True):
+        (decision,) = explain(feed_forward, x, 6, 7, *layers)
+        assert decision.inputs.gradients == layers[0].requires_grad
+        with torch.no_grad():
+            (decision,) = explain(feed_forward, x, 6, 7, *layers)
+        assert not decision.inputs.gradients
+
+
 def test_triton_runs_it_on_gpus_but_for_dropout(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
