@@ -307,15 +307,23 @@ class Backward {
       const float bias = bias_of(f_.conv, chunk.first + row);
       const float* at = w.hidden + row * w.stride + begin;
       Vec taps[9] = {}, total = {};
-      for (std::int64_t c = 0; c < count; c += kLanes) {
-        Vec gradient = load(w.gradients + row * kColumns + c);
-        const Vec value = Act::value(convolve(at + c, slab.stride, weight) + bias, gradient);
-        store(w.values + row * kColumns + c, masked(value, w.own + begin + c));
-        store(w.doutput + row * w.stride + begin + c, masked(gradient, w.near + begin + c));
-        gradient = masked(gradient, w.own + begin + c);
-        total += gradient;
-        add_tap_gradients(at + c, slab.stride, gradient, taps);
-      }
+      vectors_abreast(count, [&](std::int64_t first, auto n) {
+        Vec x[n], gradient[n];
+        for (int i = 0; i < n; ++i) {
+          const std::int64_t c = first + i * kLanes;
+          gradient[i] = load(w.gradients + row * kColumns + c);
+          x[i] = convolve(at + c, slab.stride, weight) + bias;
+        }
+        Act::apply(x, gradient);
+        for (int i = 0; i < n; ++i) {
+          const std::int64_t c = first + i * kLanes;
+          store(w.values + row * kColumns + c, masked(x[i], w.own + begin + c));
+          store(w.doutput + row * w.stride + begin + c, masked(gradient[i], w.near + begin + c));
+          const Vec own = masked(gradient[i], w.own + begin + c);
+          total += own;
+          add_tap_gradients(at + c, slab.stride, own, taps);
+        }
+      });
       double* vectors = sums.vectors + row * Sums::kVectors;
       for (int i = 0; i < 9; ++i) vectors[i] += sum(taps[i]);
       vectors[Sums::kConvBias] += sum(total);
@@ -354,15 +362,23 @@ class Backward {
     for (std::int64_t row = 0; row < chunk.count; ++row) {
       const float bias = bias_of(f_.fc1, chunk.first + row);
       Vec total = {};
-      for (std::int64_t c = 0; c < count; c += kLanes) {
-        float* value = w.values + row * kColumns + c;
-        float* gradient = w.gradients + row * kColumns + c;
-        Vec g = load(gradient);
-        store(value, masked(Act::value(load(value) + bias, g), w.own + begin + c));
-        g = masked(g, w.own + begin + c);
-        total += g;
-        store(gradient, g);
-      }
+      float *values = w.values + row * kColumns, *gradients = w.gradients + row * kColumns;
+      const std::int32_t* own_tokens = w.own + begin;
+      vectors_abreast(count, [&](std::int64_t first, auto n) {
+        Vec x[n], gradient[n];
+        for (int i = 0; i < n; ++i) {
+          x[i] = load(values + first + i * kLanes) + bias;
+          gradient[i] = load(gradients + first + i * kLanes);
+        }
+        Act::apply(x, gradient);
+        for (int i = 0; i < n; ++i) {
+          const std::int64_t c = first + i * kLanes;
+          store(values + c, masked(x[i], own_tokens + c));
+          gradient[i] = masked(gradient[i], own_tokens + c);
+          total += gradient[i];
+          store(gradients + c, gradient[i]);
+        }
+      });
       sums.vectors[row * Sums::kVectors + Sums::kFc1Bias] += sum(total);
     }
     add_products(own, tile, chunk.count, w.dresult_rows, sums.fc2, w);

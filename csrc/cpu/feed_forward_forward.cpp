@@ -72,12 +72,21 @@ void activate(const FeedForward& f, const Slab& slab, std::int64_t first, std::i
       std::copy_n(static_cast<const float*>(f.conv.weight) + 9 * (first + row), 9, weight);
       const float bias = bias_of(f.conv, first + row);
       const float* at = w.hidden + row * w.stride + begin;
-      for (std::int64_t c = 0; c < count; c += kLanes)
-        store(to + c, Act::value(convolve(at + c, slab.stride, weight) + bias));
+      vectors_abreast(count, [&](std::int64_t c, auto n) {
+        Vec x[n];
+        for (int i = 0; i < n; ++i)
+          x[i] = convolve(at + c + i * kLanes, slab.stride, weight) + bias;
+        Act::apply(x);
+        for (int i = 0; i < n; ++i) store(to + c + i * kLanes, x[i]);
+      });
     } else {
       const float bias = bias_of(f.fc1, first + row);
-      for (std::int64_t c = 0; c < count; c += kLanes)
-        store(to + c, Act::value(load(to + c) + bias));
+      vectors_abreast(count, [&](std::int64_t c, auto n) {
+        Vec x[n];
+        for (int i = 0; i < n; ++i) x[i] = load(to + c + i * kLanes) + bias;
+        Act::apply(x);
+        for (int i = 0; i < n; ++i) store(to + c + i * kLanes, x[i]);
+      });
     }
   }
 }
