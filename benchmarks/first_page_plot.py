@@ -24,6 +24,7 @@ MODEL, SIZE, DTYPE = "segformer_b2", (1024, 1024), "fp32"
 BARS = (
     ("unpatched, eager", "eager", "#9aa0a6"),
     ("unpatched, SDPA", "SDPA", "#56b4e9"),
+    ("unpatched, compiled", "compiled", "#cc79a7"),
     ("patched", "patched", "#009e73"),
 )
 MODES = {FORWARD: "inference", TRAINING: "training step"}

@@ -10,9 +10,9 @@
 namespace pvt_kernels::cpu {
 namespace {
 
-// f(c, n) for the vectors from c on of `count` floats, n of them at a time: as many as kAbreast, and
-// the last ones by themselves. What n is is known at compile time. One vector's chain of operations
-// is longer than cores look ahead, so it is the chains side by side that keep them busy.
+// f(c, n) for the vectors from c on of `count` floats, n of them at a time: as many as kAbreast,
+// and the last ones by themselves. What n is is known at compile time. One vector's chain of
+// operations is longer than cores look ahead, so it is the chains side by side that keep them busy.
 constexpr int kAbreast = 2;
 
 template <class F>
