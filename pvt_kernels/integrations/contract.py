@@ -52,9 +52,9 @@ def broken(module: nn.Module, adapter: Adapter) -> str:
 
 def _tried(twin: Any, adapter: Adapter, args: tuple, training: bool = False) -> str:
     """In what way a twin's results, and in training its gradients, are not its adapter's."""
-    twin.train(training)
     run = _with_gradients if training else _without_gradients
     try:
+        twin.train(training)
         expected = run(partial(type(twin).forward, twin), args)
     except Exception as error:
         return f"its own forward can't be tried: {_in_a_line(error)}"

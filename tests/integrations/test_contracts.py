@@ -110,6 +110,11 @@ class Raising(PvtAttention):
         raise OSError("no such day")
 
 
+class Untrained(PvtAttention):
+    def train(self, mode=True):
+        raise OSError("no such mode")
+
+
 class Rewritten(PvtAttention):
     """A fork that computes the same in another way."""
 
@@ -141,6 +146,7 @@ class OpenMMLabWithoutIdentity(OpenMMLabAttention):
         (WithOwnDropout, "its forward computes something else in training"),
         (Detached, "its forward has other gradients in training"),
         (Raising, "its own forward can't be tried: OSError: no such day"),
+        (Untrained, "its own forward can't be tried: OSError: no such mode"),
     ],
 )
 def test_a_fork_that_returns_something_else_is_skipped(make, reason):
