@@ -65,6 +65,23 @@ def _no_choice_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repeated, "_kept", Recent(sr_attention.KEPT))
 
 
+@pytest.fixture
+def hits(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each call of a layer or a network whether it was found again among those before it."""
+    from pvt_kernels.ops import repeated
+
+    found: list[bool] = []
+    find = repeated.find
+
+    def counted(key, tensors):
+        run = find(key, tensors)
+        found.append(run is not None)
+        return run
+
+    monkeypatch.setattr(repeated, "find", counted)
+    return found
+
+
 @pytest.fixture(scope="session")
 def shapes_data(tmp_path_factory) -> dict[str, Path]:
     """The folders of generated data by layout: 24 images to train and 6 to test."""

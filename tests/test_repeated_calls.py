@@ -6,27 +6,13 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from pvt_kernels import SRAttention, use_backend
 from pvt_kernels.ops import repeated
 
+from .listening import HOOKS, ListeningMode
+
 SIZE = 8
-
-
-@pytest.fixture
-def hits(monkeypatch):
-    """The calls that were found again."""
-    found = []
-    find = repeated.find
-
-    def counted(key, tensors):
-        call = find(key, tensors)
-        found.append(call is not None)
-        return call
-
-    monkeypatch.setattr(repeated, "find", counted)
-    return found
 
 
 @pytest.fixture
@@ -156,15 +142,7 @@ def test_parameters_that_lost_their_gradients_get_none(layer):
     assert layer.sr.weight.grad is not None
 
 
-@pytest.mark.parametrize(
-    "register",
-    [
-        "register_forward_hook",
-        "register_forward_pre_hook",
-        "register_full_backward_hook",
-        "register_full_backward_pre_hook",
-    ],
-)
+@pytest.mark.parametrize("register", HOOKS)
 @pytest.mark.parametrize("name", ["q", "kv", "proj", "sr", "norm"])
 def test_a_hook_is_heard(layer, name, register):
     heard = []
@@ -265,14 +243,7 @@ def test_a_subclass_of_tensors_hears_of_the_call(layer, hits):
 
 
 def test_a_mode_hears_of_the_call(layer, hits):
-    class Listening(TorchFunctionMode):
-        heard = 0
-
-        def __torch_function__(self, function, types, args=(), kwargs=None):
-            self.heard += 1
-            return function(*args, **(kwargs or {}))
-
-    with Listening() as mode:
+    with ListeningMode() as mode:
         layer(tokens(), SIZE, SIZE)
     assert mode.heard > 0
     assert not any(hits)

@@ -6,28 +6,13 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from pvt_kernels import use_backend
 from pvt_kernels.models.blocks import ConvMlp, Mlp
-from pvt_kernels.ops import repeated
+
+from .listening import HOOKS, ListeningMode
 
 H, W, C, D = 6, 7, 16, 64
-
-
-@pytest.fixture
-def hits(monkeypatch):
-    """The calls that were found again."""
-    found = []
-    find = repeated.find
-
-    def counted(key, tensors):
-        run = find(key, tensors)
-        found.append(run is not None)
-        return run
-
-    monkeypatch.setattr(repeated, "find", counted)
-    return found
 
 
 @pytest.fixture(params=[True, False], ids=["conv", "plain"])
@@ -206,15 +191,7 @@ def test_parameters_that_lost_their_gradients_get_none(network):
     assert network.fc2.weight.grad is not None
 
 
-@pytest.mark.parametrize(
-    "register",
-    [
-        "register_forward_hook",
-        "register_forward_pre_hook",
-        "register_full_backward_hook",
-        "register_full_backward_pre_hook",
-    ],
-)
+@pytest.mark.parametrize("register", HOOKS)
 @pytest.mark.parametrize("name", ["fc1", "act", "fc2"])
 def test_a_hook_is_heard(network, name, register):
     heard = []
@@ -301,14 +278,7 @@ def test_strides_of_the_tokens(network, hits):
 
 
 def test_a_mode_hears_of_the_call(network, hits):
-    class Listening(TorchFunctionMode):
-        heard = 0
-
-        def __torch_function__(self, function, types, args=(), kwargs=None):
-            self.heard += 1
-            return function(*args, **(kwargs or {}))
-
-    with Listening() as mode:
+    with ListeningMode() as mode:
         network(tokens(), H, W)
     assert mode.heard > 0
     assert not any(hits)

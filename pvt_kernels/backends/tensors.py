@@ -62,3 +62,8 @@ def allows_tf32() -> bool:
     if hasattr(matmul, "fp32_precision"):
         return matmul.fp32_precision == "tf32"
     return bool(matmul.allow_tf32)
+
+
+def records_gradients(*tensors: Tensor | None) -> bool:
+    """Whether gradients of what is computed from these are recorded."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)

@@ -6,7 +6,7 @@ dense2. With a depthwise convolution between them the map's size comes along wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,35 +27,22 @@ SIGNATURES = (
 
 
 def _parts(module: Any) -> FeedForwardParts:
-    # not by attributes, which take torch.nn.Module half a microsecond each
-    children = module._modules
-    first = "fc1" if "fc1" in children else "dense1"
-    wrapper, norm = children.get("dwconv"), children.get("norm")
-    inner = None if wrapper is None else wrapper._modules.get("dwconv")
+    wrapper, inner, norm = (find(module, name) for name in ("dwconv", "dwconv.dwconv", "norm"))
     owners = (None if inner is None else wrapper, norm)
     return FeedForwardParts(
-        fc1=_first(children, first),
-        fc2=_first(children, first[:-1] + "2"),
-        activation=_first(children, "act", "activation_fn", "intermediate_act_fn"),
-        dropout=_any(children, "drop1", "drop", "dropout"),
+        fc1=_required(module, "fc1", "dense1"),
+        fc2=_required(module, "fc2", "dense2"),
+        activation=_required(module, "act", "activation_fn", "intermediate_act_fn"),
+        dropout=find(module, "drop1", "drop", "dropout"),
         conv=wrapper if inner is None else inner,
-        before_conv=children.get("relu"),
+        before_conv=find(module, "relu"),
         bypassed=tuple(part for part in owners if part is not None),
-        beside=(_first(children, "drop2", "drop", "dropout"),),
+        beside=(_required(module, "drop2", "drop", "dropout"),),
     )
 
 
-def _any(children: Mapping[str, nn.Module | None], *names: str) -> nn.Module | None:
-    """The first of these that there is."""
-    for name in names:
-        child = children.get(name)
-        if child is not None:
-            return child
-    return None
-
-
-def _first(children: Mapping[str, nn.Module | None], *names: str) -> nn.Module:
-    part = _any(children, *names)
+def _required(module: nn.Module, *names: str) -> nn.Module:
+    part = find(module, *names)
     if part is None:
         raise AttributeError(f"none of {', '.join(names)}")
     return part
@@ -92,7 +79,7 @@ def _parts_at_call(module: Any) -> FeedForwardParts | None:
         parts = _parts(module)
     except AttributeError:
         return None
-    norm, wrapper = module._modules.get("norm"), module._modules.get("dwconv")
+    norm, wrapper = find(module, "norm"), find(module, "dwconv")
     if norm is not None and type(norm) is not nn.Identity:
         return None
     if wrapper not in (None, parts.conv) and not is_of_the_same_source(wrapper, module):

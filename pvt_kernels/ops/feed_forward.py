@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import index
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from torch.utils.flop_counter import register_flop_formula
 
 from pvt_kernels.backends import FeedForwardInputs, choose, get, transforms
+from pvt_kernels.backends.tensors import records_gradients
 from pvt_kernels.ops import autocast, checks
 from pvt_kernels.ops.eager import is_plain
 from pvt_kernels.ops.torch_library import fake, operator
@@ -74,10 +76,7 @@ def feed_forward(
         _check(x, *transforms.integers(H, W), *layers, activation, relu_before_conv)  # pyright: ignore[reportCallIssue]
         if not 0.0 <= dropout_p < 1.0:
             raise ValueError(f"feed_forward: dropout_p must be in [0, 1), got {dropout_p}")
-        C, D = index(x.shape[-1]), index(layers[0].shape[0])
-    convolved = layers[2] is not None
-    facts = (x.device, x.dtype, C, D, convolved, not dropout_p <= 0, _recorded(x, *layers))
-    name = choose(FeedForwardInputs, *facts)
+    name = _choose(x, layers, dropout=not dropout_p <= 0)
     backend = get(name)
     if backend.composite:
         run = backend.modules["feed_forward"].feed_forward
@@ -98,15 +97,15 @@ class Call(NamedTuple):
 
 def call_of(x: Tensor, H: int, W: int, layers: Layers, activation: str, relu: bool) -> Call:
     """Of a plain call that was made before."""
-    (D, C), convolved = layers[0].shape, layers[2] is not None  # pyright: ignore[reportOptionalMemberAccess]
-    recorded = _recorded(x, *layers)
-    name = choose(FeedForwardInputs, x.device, x.dtype, C, D, convolved, False, recorded)
-    return Call(H, W, activation, relu, name)
+    return Call(H, W, activation, relu, _choose(x, layers, dropout=False))
 
 
-def _recorded(*tensors: Tensor | None) -> bool:
-    """Whether gradients are."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+def _choose(x: Tensor, layers: Sequence[Tensor | None], dropout: bool) -> str:
+    fc1_weight, _, dw_weight, *_ = layers
+    with transforms.untraced():
+        D, C = map(index, fc1_weight.shape)  # pyright: ignore[reportOptionalMemberAccess]
+    facts = (C, D, dw_weight is not None, dropout, records_gradients(x, *layers))
+    return choose(FeedForwardInputs, x.device, x.dtype, *facts)
 
 
 def inference(call: Call, x: Tensor, layers: Layers) -> Tensor:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 
-import torch
 from torch import Tensor
 from torch._C._dynamo.guards import TensorGuards
 
 from pvt_kernels.backends.recent import Recent
+from pvt_kernels.backends.tensors import records_gradients
 from pvt_kernels.ops import autocast
 from pvt_kernels.ops.sr_attention import KEPT
 
@@ -33,8 +33,7 @@ class Repeated:
         # ten times as long to ask.
         guard = TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
         self.is_of = guard.check
-        grad = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        self.run = differentiable if grad else inference
+        self.run = differentiable if records_gradients(*tensors) else inference
 
 
 _kept: Recent[tuple[Repeated, ...]] = Recent(KEPT)

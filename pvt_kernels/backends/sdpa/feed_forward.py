@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pvt_kernels.backends import transforms
 from pvt_kernels.backends.reference.feed_forward import feed_forward as whole
+from pvt_kernels.backends.tensors import records_gradients
 
 # of the hidden layer
 SLAB_BYTES = 2**24
@@ -33,9 +34,7 @@ def feed_forward(
     """Shapes as the op has them; differentiable."""
     layers = (fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)
     options = (activation, relu_before_conv, dropout_p)
-    differentiated = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, *layers)
-    )
+    differentiated = records_gradients(x, *layers)
     observed = torch.compiler.is_compiling() or transforms.active()
     # a slab's dropout would draw other numbers than the whole's, which checkpointing runs later
     if differentiated or observed or x.device.type != "cpu" or dropout_p > 0:
